@@ -1,0 +1,5 @@
+"""``python -m aimbench``."""
+
+from aimbench.cli import main
+
+main()

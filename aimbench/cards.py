@@ -1,0 +1,254 @@
+"""Dataset cards: what a dataset is, as data.
+
+A card is ``datasets/<name>/card.yaml``. It names the classes, groups,
+variants, sources, official counts, ground truth, known defects and default
+transforms of one dataset; the builders and the trainer read it and know no
+dataset by name.
+"""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from aimbench.errors import CardError, nearest_names
+
+_PACKAGE = Path(__file__).resolve().parent
+_NAME = r"^[a-z0-9][a-z0-9_-]*$"
+
+
+def _inside(path: str) -> str:
+    """Cards may come from others, so their paths must stay in the raw folder."""
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
+        raise ValueError("must be a relative path without '..'")
+    return path
+
+
+_RelativePath = Annotated[str, AfterValidator(_inside)]
+_Name = Annotated[str, Field(pattern=_NAME)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """One official archive, or the folder that it unpacks to."""
+
+    archive: _RelativePath = Field(description="Official file name of the archive.")
+    folders: list[_RelativePath] = Field(
+        min_length=1, description="Where the unpacked content may lie under the raw folder; first found wins."
+    )
+    holds: list[_RelativePath] = Field(default_factory=list, description="Files that must lie in the folder.")
+    inside: _RelativePath = Field(
+        default="", description="Folder inside the archive that equals an unpacked folder."
+    )
+    only: list[str] = Field(
+        default_factory=list, description="Path prefixes to unpack from a large archive; empty: everything."
+    )
+    urls: list[str] = Field(default_factory=list, description="Where to get it, best first.")
+    md5: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+
+class SplitCounts(_Strict):
+    """Official number of samples of a split: in all, by class index and by group index."""
+
+    count: int | None = Field(default=None, ge=0)
+    classes: list[int] | None = None
+    groups: list[int] | None = None
+
+
+class Variant(_Strict):
+    """One version of a dataset: which builder makes it, from which sources, and its official counts."""
+
+    summary: str
+    layout: str = Field(description="Name of the builder.")
+    sources: list[str] = Field(description="Sources that the builder needs.")
+    optional_sources: list[str] = Field(default_factory=list, description="Used where they are there.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Settings of the builder.")
+    counts: dict[str, SplitCounts] = Field(default_factory=dict, description="Official counts by split.")
+    seed: int = 0
+    mini: bool = Field(default=False, description="Synthesised, so that it needs no download.")
+    fallback: str | None = Field(
+        default=None, description="Variant whose builder a partial build uses where the sources are absent."
+    )
+
+
+class GroundTruth(_Strict):
+    """Which pixels are the object."""
+
+    kind: Literal["mask", "boxes", "both"]
+    mask_threshold: float = Field(
+        default=0.5, gt=0, lt=1, description="Foreground where the mask's value / 255 is at least this."
+    )
+    note: str = ""
+
+
+class Transforms(_Strict):
+    """Default geometry of images, in pixels and shares of the area."""
+
+    eval_resize: int = Field(default=256, gt=0, description="Shorter side before the centre crop.")
+    eval_crop: int = Field(default=224, gt=0, description="Side of the centre crop.")
+    train_crop_scale: tuple[float, float] = Field(
+        default=(0.7, 1.0), description="Range of the random crop's share of the image area."
+    )
+    train_flip: bool = Field(default=True, description="Flip left and right with probability 0.5.")
+
+
+class Paper(_Strict):
+    """Where the dataset comes from."""
+
+    title: str
+    authors: str
+    venue: str
+    url: str = ""
+
+
+class Card(_Strict):
+    """A validated dataset card."""
+
+    name: _Name
+    title: str
+    summary: str
+    task: str
+    num_classes: int = Field(gt=1, description="Of the official dataset; a partial build may hold fewer.")
+    classes: list[str] = Field(
+        default_factory=list, description="Class names in label order; empty: read from the raw data."
+    )
+    groups: list[str] | Literal["classes"] = Field(
+        description="Group names in index order, or 'classes': each class is its own group."
+    )
+    group_rule: str = Field(description="How a sample's group follows from its label and place.")
+    splits: dict[_Name, str] = Field(description="Split or test condition -> what it is.")
+    default_variant: str
+    variants: dict[_Name, Variant]
+    sources: dict[str, Source]
+    ground_truth: GroundTruth
+    transforms: Transforms = Field(default_factory=Transforms)
+    default_selector: str = "val_class_balanced_accuracy"
+    known_defects: list[str] = Field(default_factory=list)
+    licence: str
+    citation: str = Field(description="BibTeX.")
+    paper: Paper
+
+    @model_validator(mode="after")
+    def _names_refer_to_something(self) -> "Card":
+        if self.default_variant not in self.variants:
+            raise ValueError(f"default_variant '{self.default_variant}' is not among the variants")
+        if self.classes and len(self.classes) != self.num_classes:
+            raise ValueError(f"num_classes is {self.num_classes}, but {len(self.classes)} classes are listed")
+        for name, variant in self.variants.items():
+            for source in (*variant.sources, *variant.optional_sources):
+                if source not in self.sources:
+                    raise ValueError(f"variants.{name} needs source '{source}', which the card does not have")
+            if variant.fallback is not None and variant.fallback not in self.variants:
+                raise ValueError(f"variants.{name}.fallback '{variant.fallback}' is not among the variants")
+        return self
+
+    def variant(self, name: str) -> Variant:
+        """Returns the variant called ``name``.
+
+        Raises:
+            CardError: If the card has no such variant.
+        """
+        if name not in self.variants:
+            raise CardError(
+                f"dataset '{self.name}' has no variant '{name}'; {nearest_names(name, self.variants)}"
+            )
+        return self.variants[name]
+
+
+def load_card(name: str, cards_dir: Path | None = None) -> Card:
+    """Reads and validates the card of dataset ``name``.
+
+    Args:
+        name: Dataset name without variant, e.g. ``waterbirds``.
+        cards_dir: Folder that holds ``<name>/card.yaml``; by default the one that comes with aimbench.
+
+    Raises:
+        CardError: If there is no such card, or the card is malformed.
+    """
+    folder = cards_dir or default_cards_dir()
+    known = list_cards(folder)
+    if name not in known:
+        raise CardError(f"unknown dataset '{name}'; {nearest_names(name, known)}")
+    path = folder / name / "card.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CardError(
+            f"card {path} is not valid YAML: {' '.join(str(error).split())}; mend the file"
+        ) from None
+    if not isinstance(content, dict):
+        raise CardError(f"card {path} is empty or not a mapping; write the fields of a card into it")
+    try:
+        card = Card.model_validate(content)
+    except ValidationError as error:
+        raise CardError(f"card {path}: {_explain(error)}") from None
+    if card.name != name:
+        raise CardError(f"card {path}: name is '{card.name}', but its folder is '{name}'; make them equal")
+    return card
+
+
+def list_cards(cards_dir: Path | None = None) -> list[str]:
+    """Returns the names of all datasets that have a card, sorted."""
+    folder = cards_dir or default_cards_dir()
+    return sorted(path.parent.name for path in folder.glob("*/card.yaml"))
+
+
+def parse_dataset(name_at_variant: str, cards_dir: Path | None = None) -> tuple[str, str]:
+    """Splits ``waterbirds@95`` into name and variant; without a variant it is the card's default.
+
+    Raises:
+        CardError: If the dataset or the variant is unknown.
+    """
+    name, _, variant = name_at_variant.partition("@")
+    card = load_card(name, cards_dir)
+    variant = variant or card.default_variant
+    card.variant(variant)
+    return name, variant
+
+
+def default_cards_dir() -> Path:
+    """Returns ``datasets/`` of a source tree, or the cards that an installed wheel carries."""
+    source_tree = _PACKAGE.parent / "datasets"
+    # site-packages may hold another library's `datasets`; ours is the one with cards.
+    if any(source_tree.glob("*/card.yaml")):
+        return source_tree
+    return _PACKAGE / "_cards"
+
+
+def _explain(error: ValidationError) -> str:
+    """One line: field path, what is wrong, what to do."""
+    problems = []
+    for problem in error.errors(include_url=False):
+        field = ".".join(str(part) for part in problem["loc"]) or "card"
+        if problem["type"] == "extra_forbidden":
+            model = _model_at(problem["loc"][:-1])
+            hint = f"; {nearest_names(str(problem['loc'][-1]), model.model_fields)}" if model else ""
+            problems.append(f"field '{field}' does not exist{hint} (rename or remove it)")
+        elif problem["type"] == "missing":
+            problems.append(f"field '{field}' is missing (add it)")
+        else:
+            problems.append(f"field '{field}': {problem['msg']} (got {problem['input']!r:.60})")
+    return "; ".join(problems)
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The model whose fields a location names, for hints."""
+    tables: dict[str, type[BaseModel]] = {"variants": Variant, "sources": Source}
+    single: dict[str, type[BaseModel]] = {
+        "ground_truth": GroundTruth,
+        "transforms": Transforms,
+        "paper": Paper,
+    }
+    if not location:
+        return Card
+    first = str(location[0])
+    if len(location) == 1:
+        return single.get(first)
+    if len(location) == 2:
+        return tables.get(first)
+    return SplitCounts if location[2] == "counts" else None

@@ -1,0 +1,34 @@
+"""The command line: words in, calls out. Nothing heavy is imported before a command needs it."""
+
+import sys
+
+import typer
+
+from aimbench.cli import data, explain, listing, results, run
+from aimbench.errors import AimbenchError
+
+app = typer.Typer(
+    name="aimbench",
+    help="Does this classifier look at the object, and does it still work when the background lies?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("explain")(explain.explain)
+app.add_typer(data.app, name="data")
+app.add_typer(listing.app, name="list")
+app.add_typer(results.app, name="results")
+
+
+def main() -> None:
+    """Runs the command line; an error that a user can act on is one line and exit status 2."""
+    try:
+        app()
+    except AimbenchError as error:
+        from rich.console import Console
+
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True, markup=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,199 @@
+"""``aimbench data``: build, check and look at datasets."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aimbench import paths
+
+if TYPE_CHECKING:
+    from aimbench.data.dataset import ShardDataset
+
+app = typer.Typer(no_args_is_help=True, help="Build, check and look at datasets.")
+
+Dataset = Annotated[
+    str, typer.Argument(help="NAME or NAME@VARIANT, e.g. waterbirds@95 or travelingbirds@mini.")
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of built datasets [$AIMBENCH_DATA, else ./data].")
+]
+RawOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--raw", help="Folder with the official archives or their unpacked folders [$AIMBENCH_RAW]."
+    ),
+]
+CardsOption = Annotated[
+    Path | None, typer.Option("--cards", help="Folder of cards, NAME/card.yaml [aimbench's].")
+]
+
+
+@app.command("build")
+def build_command(
+    dataset: Dataset,
+    raw: RawOption = None,
+    data: DataOption = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Build what is there, though counts differ; marked 'partial'.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of splits and pairings [the card's].", min=0)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Rendering processes [one for each core].", min=1)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a build that stands.")] = False,
+    cards: CardsOption = None,
+) -> None:
+    """Build shards from official raw data; a mini needs none."""
+    from aimbench.data.build import build
+
+    with _progress(f"building {dataset}") as progress:
+        report = build(
+            dataset,
+            paths.raw_root(raw),
+            paths.data_root(data),
+            partial=partial,
+            seed=seed,
+            workers=workers,
+            force=force,
+            cards_dir=cards,
+            progress=progress,
+        )
+    if not report.built:
+        typer.echo("already built from the same raw data; --force builds it again")
+    _print_info(report.dataset)
+    if report.built:
+        typer.echo(f"built in {report.seconds:.1f} s")
+
+
+@app.command("verify")
+def verify_command(dataset: Dataset, data: DataOption = None, cards: CardsOption = None) -> None:
+    """Re-hash every shard, decode every image and mask, and recount."""
+    from aimbench.data.dataset import ShardDataset
+    from aimbench.data.verify import verify
+
+    opened = ShardDataset.open(dataset, paths.data_root(data), cards)
+    with _progress(f"verifying {dataset}") as progress:
+        verify(opened, progress)
+    samples = sum(split.count for split in opened.manifest.splits.values())
+    typer.echo(
+        f"{opened.name}@{opened.variant}: {samples} samples in {len(opened.manifest.shards)} shards are whole"
+        f"; fingerprint {opened.manifest.fingerprint}"
+    )
+
+
+@app.command("info")
+def info_command(dataset: Dataset, data: DataOption = None, cards: CardsOption = None) -> None:
+    """Show what a built dataset holds: counts, kind, fingerprint, sources."""
+    from aimbench.data.dataset import ShardDataset
+
+    _print_info(ShardDataset.open(dataset, paths.data_root(data), cards))
+
+
+@app.command("preview")
+def preview_command(
+    dataset: Dataset,
+    split: Annotated[str, typer.Option(help="Split to show.")] = "train",
+    out: Annotated[Path | None, typer.Option(help="PNG to write [NAME-VARIANT-SPLIT.png].")] = None,
+    rows: Annotated[int, typer.Option(help="Most groups shown.", min=1)] = 10,
+    columns: Annotated[int, typer.Option(help="Samples of a group.", min=1)] = 6,
+    seed: Annotated[int, typer.Option(help="Of the choice of samples.", min=0)] = 0,
+    data: DataOption = None,
+    cards: CardsOption = None,
+) -> None:
+    """Write a contact sheet: masks outlined, boxes drawn, one row a group."""
+    from aimbench.data.dataset import ShardDataset
+    from aimbench.data.preview import contact_sheet, to_png
+    from aimbench.errors import DataError
+
+    opened = ShardDataset.open(dataset, paths.data_root(data), cards)
+    path = out or Path(f"{opened.name}-{opened.variant}-{split}.png")
+    sheet = to_png(contact_sheet(opened, split, rows=rows, columns=columns, seed=seed))
+    try:
+        path.write_bytes(sheet)
+    except OSError as error:
+        raise DataError(f"can't write {path}: {error.strerror}; name another file with --out") from None
+    typer.echo(str(path))
+
+
+@app.command("card")
+def card_command(
+    name: Annotated[str, typer.Argument(help="Dataset name.")],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, as in the dataset's README.")
+    ] = False,
+    cards: CardsOption = None,
+) -> None:
+    """Show a dataset's card: variants, sources, licence, known defects."""
+    from aimbench.cards import load_card
+    from aimbench.data.card_text import card_markdown
+
+    text = card_markdown(load_card(name.partition("@")[0], cards))
+    if markdown:
+        typer.echo(text, nl=False)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    visible = "\n".join(line for line in text.splitlines() if not line.startswith("<!--"))
+    Console().print(Markdown(visible))
+
+
+@app.command("list")
+def list_command(data: DataOption = None, cards: CardsOption = None) -> None:
+    """List every dataset variant and which of them are built."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from aimbench.cards import list_cards, load_card
+    from aimbench.data.dataset import dataset_folder
+    from aimbench.data.manifest import MANIFEST_NAME, read_manifest
+
+    table = Table("dataset", "built", "what it is")
+    for name in list_cards(cards):
+        card = load_card(name, cards)
+        for variant, entry in card.variants.items():
+            folder = dataset_folder(paths.data_root(data), name, variant)
+            kind = read_manifest(folder).kind if (folder / MANIFEST_NAME).is_file() else "-"
+            table.add_row(f"{name}@{variant}", kind, entry.summary)
+    Console().print(table)
+
+
+def _print_info(opened: "ShardDataset") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest = opened.manifest
+    size = sum(shard.bytes for shard in manifest.shards) / 1e6
+    console = Console(highlight=False, soft_wrap=True)
+    name = f"{opened.name}@{opened.variant}"
+    console.print(f"{name}  kind {manifest.kind}  {size:.1f} MB in {len(manifest.shards)} shards")
+    console.print(f"fingerprint {manifest.fingerprint}")
+    console.print(f"folder {opened.root}", markup=False)
+    by_group = manifest.groups if len(manifest.groups) <= 8 and manifest.groups != manifest.classes else []
+    table = Table("split", "samples", *by_group)
+    for split, summary in manifest.splits.items():
+        table.add_row(split, str(summary.count), *(str(summary.groups[group]) for group in by_group))
+    console.print(table)
+    truth = manifest.ground_truth
+    console.print(
+        f"{len(manifest.classes)} classes; masks on {truth.share_with_mask:.1%} of samples, mean foreground "
+        f"{truth.mean_foreground_share:.1%}, {truth.empty_masks} empty"
+    )
+    for line in (*manifest.source_forms, *manifest.notes):
+        console.print(f"- {line}", markup=False)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar on a terminal; yields the function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,43 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aimbench.errors import ConfigError
+
+DataRoot = Annotated[
+    Path | None, typer.Option("--data", help="Folder of built shards and cached features. [env: AIMBENCH_DATA]")
+]
+RunsRoot = Annotated[
+    Path | None, typer.Option("--runs", help="Folder of checkpoints. [env: AIMBENCH_RUNS]")
+]
+ResultsRoot = Annotated[
+    Path | None, typer.Option("--results", help="Folder of the results registry. [env: AIMBENCH_RESULTS]")
+]
+Cards = Annotated[Path | None, typer.Option("--cards", help="Folder of further dataset cards.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the method, key=value; repeatable. See 'aimbench list methods NAME'."),
+]
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
+    """Reads ``key=value`` words; values are YAML scalars (numbers, true, false, null, text).
+
+    Raises:
+        ConfigError: a word has no ``=``.
+    """
+    import yaml
+
+    settings = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair}: write key=value, for example --set active_area=0.25")
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair}: '{value}' is no plain value; quote it") from error
+    return settings

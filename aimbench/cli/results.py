@@ -1,0 +1,185 @@
+"""``aimbench results``: tables of the stored records, single records, and their validation."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aimbench.cli.options import ResultsRoot
+from aimbench.paths import results_root
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aimbench.results.reference import Reference
+    from aimbench.results.tables import Table
+
+app = typer.Typer(help="Tables, single records and validation of the results registry.", no_args_is_help=True)
+
+
+class TableFormat(StrEnum):
+    """Formats of ``results table``."""
+
+    md = "md"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
+
+
+class RecordKind(StrEnum):
+    """Kinds of dataset that never share a table."""
+
+    official = "official"
+    partial = "partial"
+    mini = "mini"
+
+
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="Only this dataset, NAME or NAME@VARIANT.", metavar="NAME")
+]
+
+
+@app.command()
+def table(
+    dataset: DatasetOption = None,
+    method: Annotated[str | None, typer.Option(help="Only this method.", metavar="NAME")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Only this variant of the dataset.", metavar="NAME")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
+    kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
+    selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
+    format: Annotated[
+        TableFormat | None,
+        typer.Option(
+            help="md and latex are in percent, csv and json in full fractions; "
+            "without it a drawn table in a terminal, else md."
+        ),
+    ] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Published numbers beneath, unranked.")
+    ] = False,
+    results: ResultsRoot = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Show results: mean and spread over seeds, one table for each set of comparable runs."""
+    from aimbench.results.reference import load_references, references_for
+    from aimbench.results.render import render_all
+    from aimbench.results.store import Store
+    from aimbench.results.tables import make_tables
+
+    root = results_root(results)
+    name, variant = _split_variant(dataset, variant)
+    records = Store(root).find(name, variant, method, kind, backbone, selector)
+    if not records:
+        typer.echo(f"no records in {root / 'records'} match; 'aimbench run' makes one", err=True)
+        return
+    tables = make_tables(records)
+    references = references_for(tables, load_references(root / "reference")) if reference else []
+    if format is None and out is None and sys.stdout.isatty():
+        _draw(tables, references)
+        return
+    text = render_all(tables, format.value if format else "md", references)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        _write(out, text)
+
+
+@app.command()
+def show(
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a record, or its unique beginning.")],
+    json: Annotated[bool, typer.Option("--json", help="The whole record as stored.")] = False,
+    results: ResultsRoot = None,
+) -> None:
+    """Show one record."""
+    from aimbench.results.store import Store
+    from aimbench.results.summary import summary
+
+    record = Store(results_root(results)).get(record_id)
+    typer.echo(record.model_dump_json(by_alias=True, indent=1) if json else "\n".join(summary(record)))
+
+
+@app.command()
+def validate(dataset: DatasetOption = None, results: ResultsRoot = None) -> None:
+    """Check every record: schema, id, checksums, and its numbers against its predictions.
+
+    Ends with status 1 if anything is wrong.
+    """
+    from aimbench.results.store import Store
+    from aimbench.results.validate import check_record
+
+    store = Store(results_root(results))
+    name, variant = _split_variant(dataset, None)
+    # A broken record has no variant to go by, so one dataset's records are checked together.
+    paths = store.paths(name)
+    if variant is not None:
+        wanted = {record.id for record in store.find(name, variant)}
+        paths = [path for path in paths if path.stem in wanted]
+    broken = 0
+    for path in paths:
+        problems = check_record(store, path)
+        broken += bool(problems)
+        for problem in problems:
+            typer.echo(problem, err=True)
+    if broken:
+        typer.echo(f"{broken} of {len(paths)} records have problems", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{len(paths)} records in {store.records}: no problems")
+
+
+def _split_variant(dataset: str | None, variant: str | None) -> tuple[str | None, str | None]:
+    from aimbench.errors import ConfigError
+
+    if dataset is None or "@" not in dataset:
+        return dataset, variant
+    name, _, of_name = dataset.partition("@")
+    if variant not in (None, of_name):
+        raise ConfigError(
+            f"--dataset {dataset} and --variant {variant} contradict each other; give one variant"
+        )
+    return name, of_name
+
+
+def _write(out: Path, text: str) -> None:
+    from aimbench.errors import RecordError
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecordError(
+            f"table {out} can't be written ({error.strerror}); name another with --out"
+        ) from error
+
+
+def _draw(tables: "list[Table]", references: "list[Reference]") -> None:
+    from rich.console import Console
+
+    from aimbench.results.render import grid, reference_grid, run_notes, title
+
+    console = Console()
+    for table in tables:
+        console.print(title(table), style="bold", markup=False)
+        _draw_grid(console, grid(table))
+        for note in [*table.notes, *run_notes(table)]:
+            console.print(note, style="dim", markup=False)
+        console.print()
+    if references:
+        console.print("Published numbers, in percent as printed; not ranked with ours", style="bold")
+        _draw_grid(console, reference_grid(references))
+
+
+def _draw_grid(console: "Console", lines: list[list[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*lines[0], box=box.SIMPLE_HEAD)
+    for line in lines[1:]:
+        drawn.add_row(*map(Text, line))
+    console.print(drawn)

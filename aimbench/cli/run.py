@@ -1,0 +1,128 @@
+"""``aimbench run``: train a method on a dataset, evaluate it, write its record."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aimbench.cli.options import Cards, DataRoot, ResultsRoot, RunsRoot, Settings, parse_settings
+
+
+def run(
+    method: Annotated[str, typer.Option(help="Method; see 'aimbench list methods'.")],
+    dataset: Annotated[str, typer.Option(help="Dataset, name or name@variant; see 'aimbench list datasets'.")],
+    backbone: Annotated[str, typer.Option(help="timm network; see 'aimbench list backbones'.")] = (
+        "tf_efficientnet_lite0"
+    ),
+    weights: Annotated[str, typer.Option(help="auto (pretrained), none, or a state-dict file.")] = "auto",
+    train: Annotated[str, typer.Option(help="What is trained: head, last (stage too) or all.")] = "head",
+    preset: Annotated[str | None, typer.Option(help="Named settings of the method.")] = None,
+    set_: Settings = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.", show_default="20")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a step.", show_default="64")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of the head.", show_default="1e-3")] = None,
+    backbone_lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of the backbone.", show_default="1e-4")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.", show_default="1e-4")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.", show_default="adamw")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine or constant.", show_default="cosine")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the network input, pixels.", show_default="224")
+    ] = None,
+    augment: Annotated[
+        bool | None, typer.Option("--augment/--no-augment", help="Random crop and flip.", show_default="no")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.", show_default="32-true")
+    ] = None,
+    selector: Annotated[
+        str | None, typer.Option(help="Rule that chooses the epoch.", show_default="the card's")
+    ] = None,
+    epg_samples: Annotated[
+        int | None, typer.Option(help="Test images that EPG uses, a fixed subset; 0 leaves EPG out.", show_default="all")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start over.")
+    ] = True,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Run again although the record exists.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode images.", show_default="by the cores")
+    ] = None,
+    cache_gb: Annotated[float, typer.Option(help="Memory for decoded photographs, GB.")] = 4.0,
+    data: DataRoot = None,
+    runs: RunsRoot = None,
+    results: ResultsRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Train a method on a dataset and write its record.
+
+    The same command again goes on from the last finished epoch if it was
+    killed, and does nothing if the record exists.
+    """
+    from aimbench import paths
+    from aimbench.results.store import Store, parquet_name
+    from aimbench.train.experiment import Experiment, Request
+    from aimbench.train.progress import Reporter
+
+    given = {
+        "train": train,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "backbone_lr": backbone_lr,
+        "weight_decay": weight_decay,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "image_size": image_size,
+        "augment": augment,
+        "precision": precision,
+    }
+    reporter = Reporter()
+    store = Store(paths.results_root(results))
+    store.check_writable()
+    experiment = Experiment(
+        Request(
+            method=method,
+            dataset=dataset,
+            backbone=backbone,
+            weights=weights,
+            seed=seed,
+            data_root=paths.data_root(data),
+            runs_root=paths.runs_root(runs),
+            selector=selector,
+            preset=preset,
+            settings=parse_settings(set_),
+            training={name: value for name, value in given.items() if value is not None},
+            epg_samples=epg_samples,
+            cards=cards,
+            workers=workers,
+            cache_gb=cache_gb,
+            accelerator=device,
+        ),
+        reporter,
+    )
+    if store.exists(experiment.id) and not rerun:
+        reporter.line(f"{experiment.id} is recorded already; --rerun runs it again")
+        return
+    if experiment.is_started and not (resume and not rerun):
+        _forget(experiment.folder)
+    elif experiment.is_started:
+        reporter.line(f"going on with {experiment.id} from its last checkpoint (--fresh starts over)")
+    reporter.line(f"{experiment.id}: {method} on {dataset}, {backbone}, seed {seed}")
+    result = experiment.run()
+    files = {parquet_name(experiment.id, name): content for name, content in result.files.items()}
+    path = store.write(result.record, files, replace=rerun)
+    test = result.record.metrics["test"]
+    worst = f", worst group {test.worst_group_accuracy.value:.1%}" if test.worst_group_accuracy else ""
+    seen = "".join(f", EPG {name} {score.value:.1%}" for name, score in test.epg.items())
+    reporter.line(f"test accuracy {test.accuracy.value:.1%}{worst}{seen}")
+    typer.echo(path)
+
+
+def _forget(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder)

@@ -1,0 +1,1 @@
+"""From raw archives to shards, and from shards to batches."""

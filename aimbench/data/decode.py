@@ -1,0 +1,56 @@
+"""From a sample's bytes to pixels. A corrupt sample is an error that names it, never a skip."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from aimbench.data.dataset import Item
+from aimbench.data.transforms import Photograph
+from aimbench.errors import DataError
+
+
+def decode(
+    item: Item, *, mask_threshold: float, with_mask: bool = True, shorter_side: int | None = None
+) -> Photograph:
+    """Decodes an item.
+
+    Args:
+        item: encoded sample.
+        mask_threshold: a mask pixel's value / 255 at or above it is foreground, in (0, 1).
+        with_mask: whether to decode the mask.
+        shorter_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its
+            shorter side stays at or above this; ignored where a mask or boxes must match the pixels.
+
+    Raises:
+        DataError: the image or mask cannot be decoded, or their sizes differ.
+    """
+    scaled = shorter_side if not with_mask else None
+    image = _pixels(item.image, item.key, "image", "RGB", scaled)
+    mask = None
+    if with_mask and item.mask is not None:
+        mask = (_pixels(item.mask, item.key, "mask", "L", None) >= 255 * mask_threshold).to(torch.uint8)
+        if mask.shape[-2:] != image.shape[-2:]:
+            raise DataError(
+                f"sample {item.key}: mask is {mask.shape[-1]}x{mask.shape[-2]}, image"
+                f" {image.shape[-1]}x{image.shape[-2]}; rebuild the dataset with 'aimbench data build'"
+            )
+    boxes = torch.tensor(item.boxes, dtype=torch.float32).reshape(-1, 4)
+    return Photograph(image, mask, boxes)
+
+
+def _pixels(data: bytes, key: str, what: str, mode: str, shorter_side: int | None) -> Tensor:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if shorter_side is not None and image.format == "JPEG":
+                scale = max(1, min(image.size) // shorter_side)
+                image.draft(mode, (image.width // scale, image.height // scale))
+            pixels = np.array(image.convert(mode))
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"sample {key}: its {what} cannot be decoded ({error}); check the dataset with 'aimbench data verify'"
+        ) from error
+    array = pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(array))

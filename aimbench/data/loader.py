@@ -1,0 +1,205 @@
+"""Batches of images, indexed: any order, any subset, any number of workers.
+
+The order of an epoch and the augmentation of each sample follow from (seed,
+epoch, sample) alone. So a resumed run sees exactly what an unbroken one would
+have seen, whatever the number of workers.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from aimbench.data.batch import Batch
+from aimbench.data.dataset import SplitIndex
+from aimbench.data.decode import decode
+from aimbench.data.memory import DecodedCache
+from aimbench.data.transforms import Transform, TransformConfig
+from aimbench.errors import DataError
+
+Request = tuple[int, int]  # position in the split, seed of its augmentation
+
+
+@dataclass
+class _Sample:
+    index: int
+    image: Tensor
+    region: Tensor | None
+
+
+class ImageDataset(Dataset["_Sample | DataError"]):
+    """One split, decoded and transformed sample by sample. Indexed by (position, seed)."""
+
+    def __init__(
+        self,
+        split: SplitIndex,
+        transform: TransformConfig,
+        *,
+        mask_threshold: float,
+        with_region: bool,
+        cache: DecodedCache | None = None,
+    ) -> None:
+        self.split = split
+        self.transform = Transform(transform)
+        self.mask_threshold = mask_threshold
+        self.with_region = with_region
+        self.cache = cache
+
+    def __getitem__(self, request: Request) -> "_Sample | DataError":
+        # Errors travel as values: a worker process would bury their one line under its traceback.
+        try:
+            return self._sample(*request)
+        except DataError as error:
+            return error
+
+    def _sample(self, position: int, seed: int) -> _Sample:
+        if self.cache is not None:
+            photograph = self.cache[position]
+        else:
+            photograph = decode(
+                self.split.read(position),
+                mask_threshold=self.mask_threshold,
+                with_mask=self.with_region,
+                shorter_side=None if self.transform.config.augment else self.transform.config.resize,
+            )
+        if not self.transform.config.augment:
+            image, region = self.transform(photograph, with_region=self.with_region)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                image, region = self.transform(photograph, with_region=self.with_region)
+        return _Sample(position, image, region)
+
+
+class ImageSource:
+    """Yields the batches of a split, epoch after epoch.
+
+    Args:
+        dataset: the split.
+        batch_size: samples a batch.
+        fields: which of ``group`` and ``mask`` the batches hold.
+        workers: processes that decode; 0 decodes in this process.
+        pin_memory: put batches into page-locked memory, for copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        *,
+        fields: frozenset[str] = frozenset(),
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.fields = fields
+        self._label = torch.from_numpy(np.asarray(dataset.split.label))
+        self._group = torch.from_numpy(np.asarray(dataset.split.group))
+        self._requests = _Requests(batch_size)
+        self._loader: DataLoader[list[_Sample]] = DataLoader(
+            dataset,  # type: ignore[arg-type]
+            batch_sampler=self._requests,  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+            worker_init_fn=_one_thread,
+        )
+
+    def __len__(self) -> int:
+        return len(self.dataset.split)
+
+    def epoch(self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False) -> Iterator[Batch]:
+        """Batches of the positions in ``order``; ``seed`` (of this epoch) decides the augmentation."""
+        self._requests.set(order, seed, drop_last=drop_last)
+        for collated in self._loader:
+            if isinstance(collated, DataError):
+                raise collated
+            index, image, region = collated
+            yield Batch(
+                index,
+                self._label[index],
+                image=image,
+                group=self._group[index] if "group" in self.fields else None,
+                mask=region if "mask" in self.fields else None,
+                keys=[self.dataset.split.keys[i] for i in index.tolist()],
+            )
+
+
+def epoch_order(
+    size: int,
+    seed: int,
+    *,
+    weights: npt.NDArray[np.float64] | None = None,
+    subset: npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[np.int64]:
+    """Positions of one training epoch.
+
+    Args:
+        size: samples in the split.
+        seed: of this epoch.
+        weights: if given, as many positions as the split (or subset) holds are drawn with replacement
+            with these probabilities; else every position comes once, shuffled.
+        subset: positions to restrict the epoch to; repeated positions are repeated samples.
+    """
+    generator = np.random.default_rng(seed)
+    positions = np.arange(size) if subset is None else np.asarray(subset)
+    if weights is None:
+        return generator.permutation(positions)
+    chosen = np.asarray(weights, dtype=np.float64)[positions]
+    return generator.choice(positions, size=len(positions), replace=True, p=chosen / chosen.sum())
+
+
+def cpu_split(workers: int | None, *, on_gpu: bool) -> tuple[int, int]:
+    """Trainer threads and loader workers that together never exceed the cores this process may use.
+
+    PyTorch's threads spin while they wait: one busy process too many slows a training step 5 to 20 times.
+
+    Returns:
+        ``(threads, workers)``.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    if workers is None:
+        workers = max(0, cores - 1) if on_gpu else cores // 2
+    workers = max(0, min(workers, cores - 1))
+    return cores - workers, workers
+
+
+class _Requests:
+    """A batch sampler whose epoch is set from outside."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._batches: list[list[Request]] = []
+
+    def set(self, order: Sequence[int] | npt.NDArray[np.int64], seed: int, *, drop_last: bool) -> None:
+        seeds = np.random.default_rng([seed, 1]).integers(0, 2**62, size=len(order))
+        requests = list(zip(map(int, order), map(int, seeds), strict=True))
+        end = len(requests) - len(requests) % self.batch_size if drop_last else len(requests)
+        self._batches = [requests[i : i + self.batch_size] for i in range(0, end, self.batch_size)]
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+def _collate(samples: list["_Sample | DataError"]) -> tuple[Tensor, Tensor, Tensor | None] | DataError:
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+    index = torch.tensor([s.index for s in samples])
+    image = torch.stack([s.image for s in samples])
+    regions = [s.region for s in samples if s.region is not None]
+    return index, image, torch.stack(regions) if regions else None
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,110 @@
+"""From a decoded photograph to the network's input.
+
+Image, mask and boxes pass through one geometric transform (torchvision
+transforms v2 on tv_tensors), so that ground truth stays on the object.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """How a split's images are prepared.
+
+    Attributes:
+        image_size: side of the square network input, in pixels.
+        resize_ratio: evaluation resizes the shorter side to ``image_size * resize_ratio``, then crops the centre.
+        augment: training crops at random and flips; else it is prepared like evaluation.
+        crop_scale: share of the image's area that a random crop covers.
+        crop_ratio: range of a random crop's width over height.
+        flip: mirror half of the training images.
+        mean, std: normalisation of images in [0, 1], per colour channel.
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize_ratio: float = 256 / 224
+    augment: bool = False
+    crop_scale: tuple[float, float] = (0.7, 1.0)
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: bool = True
+
+    @property
+    def resize(self) -> int:
+        """Shorter side after the evaluation resize, in pixels."""
+        return round(self.image_size * self.resize_ratio)
+
+    def without_augmentation(self) -> "TransformConfig":
+        """The evaluation transform of the same size and normalisation."""
+        return TransformConfig(self.image_size, self.mean, self.std, self.resize_ratio)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data, for hashes and records."""
+        return asdict(self)
+
+
+@dataclass
+class Photograph:
+    """A decoded sample.
+
+    Attributes:
+        image: ``(3, H, W)`` uint8.
+        mask: ``(1, H, W)`` uint8 in {0, 1}, or None.
+        boxes: ``(B, 4)`` x0, y0, x1, y1 in pixels.
+    """
+
+    image: Tensor
+    mask: Tensor | None
+    boxes: Tensor
+
+
+class Transform:
+    """Turns a ``Photograph`` into the network's input and its ground-truth region."""
+
+    def __init__(self, config: TransformConfig) -> None:
+        self.config = config
+        size = [config.image_size, config.image_size]
+        if config.augment:
+            crop = v2.RandomResizedCrop(size, scale=config.crop_scale, ratio=config.crop_ratio, antialias=True)
+            self._geometry = v2.Compose([crop, v2.RandomHorizontalFlip(0.5 if config.flip else 0.0)])
+        else:
+            self._geometry = v2.Compose([v2.Resize(config.resize, antialias=True), v2.CenterCrop(size)])
+        self._normalize = v2.Compose(
+            [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(config.mean), list(config.std))]
+        )
+
+    def __call__(self, photograph: Photograph, *, with_region: bool) -> tuple[Tensor, Tensor | None]:
+        """Applies the transform.
+
+        Returns:
+            The image ``(3, S, S)`` float32 and, if ``with_region``, the ground-truth region ``(1, S, S)``
+            float32 in {0, 1}: the mask where there is one, else the union of the boxes (all zero
+            where there is neither).
+        """
+        image = tv_tensors.Image(photograph.image)
+        if not with_region:
+            return self._normalize(self._geometry(image)).as_subclass(Tensor), None
+        height, width = photograph.image.shape[-2:]
+        if photograph.mask is not None:
+            image, mask = self._geometry(image, tv_tensors.Mask(photograph.mask))
+            region = mask.as_subclass(Tensor).float()
+        else:
+            boxes = tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
+                photograph.boxes.reshape(-1, 4), format="XYXY", canvas_size=(height, width)
+            )
+            image, boxes = self._geometry(image, boxes)
+            region = _union_of_boxes(boxes.as_subclass(Tensor), self.config.image_size)
+        return self._normalize(image).as_subclass(Tensor), region
+
+
+def _union_of_boxes(boxes: Tensor, size: int) -> Tensor:
+    region = torch.zeros(1, size, size)
+    for x0, y0, x1, y1 in boxes.round().int().tolist():
+        region[:, max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = 1.0
+    return region

@@ -1,0 +1,108 @@
+"""Checks a built dataset to the last byte."""
+
+import json
+import tarfile
+from collections.abc import Callable
+from typing import Any
+
+from aimbench.data.build import summarise
+from aimbench.data.dataset import ShardDataset
+from aimbench.data.manifest import ShardInfo, sha256_of
+from aimbench.data.samples import decode_mask, decode_rgb
+from aimbench.data.shards import fingerprint, member_digest, sample_digest
+from aimbench.errors import DataError
+
+
+def verify(dataset: ShardDataset, progress: Callable[[int, int], None] | None = None) -> None:
+    """Re-hashes every file, decodes every image and mask, and recounts; the tar files are read on their own.
+
+    Args:
+        dataset: An open dataset.
+        progress: Called with samples done and samples in all.
+
+    Raises:
+        DataError: At the first difference.
+    """
+    manifest, total = dataset.manifest, sum(split.count for split in dataset.manifest.splits.values())
+    for file, expected in {**manifest.files, manifest.index.file: manifest.index.sha256}.items():
+        path = dataset.root / file
+        if not path.is_file() or sha256_of(path) != expected:
+            raise DataError(f"{path} is missing or changed after its manifest was written; {_mend(dataset)}")
+    digests: list[str] = []
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in manifest.splits}
+    order: dict[str, list[str]] = {split: [] for split in manifest.splits}
+    for shard in manifest.shards:
+        path = dataset.root / shard.file
+        if sha256_of(path) != shard.sha256:
+            raise DataError(f"shard {path} changed after its manifest was written; {_mend(dataset)}")
+        samples = _read_shard(dataset, shard)
+        if len(samples) != shard.count:
+            raise DataError(f"shard {path} holds {len(samples)} samples, not {shard.count}; {_mend(dataset)}")
+        for key, members in samples.items():
+            rows[shard.split].append(_check_sample(dataset, f"shard {path}, sample {key}", members))
+            order[shard.split].append(key)
+            digests.append(
+                sample_digest(
+                    shard.split, key, [member_digest(suffix, data) for suffix, data in members.items()]
+                )
+            )
+            if progress:
+                progress(len(digests), total)
+    for split, expected_counts in manifest.splits.items():
+        if summarise(rows[split], manifest.classes, manifest.groups) != expected_counts:
+            raise DataError(
+                f"split {split} of {dataset.root}: counts differ from its manifest; {_mend(dataset)}"
+            )
+        _check_index(dataset, split, order[split], rows[split])
+    if fingerprint(digests) != manifest.fingerprint:
+        raise DataError(f"{dataset.root}: fingerprint differs from its manifest; {_mend(dataset)}")
+
+
+def _mend(dataset: ShardDataset) -> str:
+    return f"rebuild with '{dataset.rebuild}'"
+
+
+def _read_shard(dataset: ShardDataset, shard: ShardInfo) -> dict[str, dict[str, bytes]]:
+    """Key -> suffix -> bytes, both in the order of the tar."""
+    samples: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(dataset.root / shard.file) as tar:
+            for info in tar:
+                key, _, suffix = info.name.partition(".")
+                content = tar.extractfile(info)
+                assert content is not None
+                samples.setdefault(key, {})[suffix] = content.read()
+    except (tarfile.TarError, EOFError, AssertionError) as error:
+        raise DataError(
+            f"shard {dataset.root / shard.file} is no whole tar ({error}); {_mend(dataset)}"
+        ) from None
+    return samples
+
+
+def _check_sample(dataset: ShardDataset, where: str, members: dict[str, bytes]) -> dict[str, Any]:
+    """Decodes the members of one sample and returns its description."""
+    suffix = next((suffix for suffix in members if suffix not in ("json", "mask.png")), None)
+    if suffix is None or "json" not in members:
+        raise DataError(f"{where}: image or json is missing; {_mend(dataset)}")
+    image = decode_rgb(members[suffix], f"{where}: image")
+    meta: dict[str, Any] = json.loads(members["json"])
+    if (meta["height"], meta["width"]) != image.shape[:2]:
+        raise DataError(f"{where}: image is not {meta['width']}x{meta['height']}; {_mend(dataset)}")
+    if "mask.png" in members:
+        mask = decode_mask(members["mask.png"], f"{where}: mask")
+        if mask.shape != image.shape[:2]:
+            raise DataError(
+                f"{where}: mask is {mask.shape[1]}x{mask.shape[0]}, image {image.shape[1]}x{image.shape[0]}; "
+                + _mend(dataset)
+            )
+    return meta
+
+
+def _check_index(dataset: ShardDataset, split: str, keys: list[str], rows: list[dict[str, Any]]) -> None:
+    """Compares the index with what the tar files hold, and reads every sample through it."""
+    index = dataset.split(split)
+    for column in ("label", "group", "place"):
+        if index.keys != keys or getattr(index, column).tolist() != [row[column] for row in rows]:
+            raise DataError(f"index of {dataset.root}: {column} of split {split} differs; {_mend(dataset)}")
+    for i in range(len(index)):
+        index.read(i)

@@ -1,0 +1,109 @@
+"""Post-hoc attributions of a whole batch out of one forward and one backward pass."""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from aimbench.errors import ConfigError
+
+
+class HasLogits(Protocol):
+    """What a classifier says of a batch; more may be attached."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, K) class scores."""
+        ...
+
+
+OutputT = TypeVar("OutputT", bound=HasLogits, covariant=True)
+
+
+class PyramidClassifier(Protocol[OutputT]):
+    """A classifier in two steps, with its feature maps between them."""
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of (N, C, H, W) images, fine to coarse; the last is the one GradCAM reads."""
+        ...
+
+    def predict(self, features: list[Tensor]) -> OutputT:
+        """Classifies the feature maps."""
+        ...
+
+
+def gradcam_and_input_gradient(
+    model: PyramidClassifier[OutputT],
+    image: Tensor,
+    target: Tensor,
+    *,
+    token_map: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> tuple[dict[str, Tensor], OutputT]:
+    """GradCAM on the last feature map and input x gradient, of every image at once.
+
+    Both explain the logit of ``target``: the true class, whether it was
+    predicted or not. In eval mode the samples of a batch are independent, so the
+    gradient of the summed logits is each sample's own gradient.
+
+    GradCAM (Selvaraju et al. 2017): channels of the last map weighted by the
+    spatial mean of their gradient, summed, negative parts dropped. Input x
+    gradient (Shrikumar et al. 2016): image times its gradient, summed over the
+    colour channels, signed; the image is the *normalised* network input, so a
+    pixel of the mean colour gets 0.
+
+    Gradients are taken with respect to the image and the last map alone:
+    parameters get no ``.grad``, may be frozen, and the call works under
+    ``torch.no_grad`` and ``torch.inference_mode``.
+
+    Args:
+        model: Classifier in eval mode.
+        image: (N, C, H, W) normalised network input.
+        target: (N,) class indices, the true classes.
+        token_map: For models whose last features are tokens (N, T, C): turns tokens and
+            images into maps (N, C, h, w), class token dropped.
+
+    Returns:
+        maps: ``gradcam`` (N, h, w) float32, not negative, at the feature map's resolution;
+            ``input_x_gradient`` (N, H, W) float32, signed.
+        output: What ``model.predict`` returned. Its graph is used up: detach what is kept.
+
+    Raises:
+        ConfigError: If the model is in training mode, its features carry no gradient, its
+            logits do not depend on the last map, or token features come without ``token_map``.
+    """
+    if getattr(model, "training", False):
+        raise ConfigError("attribution: the model is in training mode, where samples mix; call model.eval()")
+    # A clone made outside inference mode can be part of a graph even if the image cannot.
+    with torch.inference_mode(False), torch.enable_grad():
+        image = image.clone().detach().requires_grad_()
+        features = model.features(image)
+        last = features[-1]
+        if not last.requires_grad:
+            raise ConfigError(
+                "attribution: the last feature map carries no gradient; "
+                "compute features from images, without no_grad or a feature cache"
+            )
+        output = model.predict(features)
+        score = output.logits.gather(1, target.clone()[:, None]).sum()
+        image_gradient, last_gradient = torch.autograd.grad(score, [image, last], allow_unused=True)
+    if image_gradient is None or last_gradient is None:
+        raise ConfigError(
+            "attribution: the logits do not depend on the last feature map; "
+            "have features() end with the one that predict() reads"
+        )
+    image, activation = image.detach(), last.detach()
+    if activation.dim() == 3:
+        if token_map is None:
+            raise ConfigError("attribution: the last features are tokens (N, T, C); give token_map")
+        activation, last_gradient = token_map(activation, image), token_map(last_gradient, image)
+    maps = {
+        "gradcam": _gradcam(activation.float(), last_gradient.float()),
+        "input_x_gradient": (image.float() * image_gradient.float()).sum(dim=1),
+    }
+    return maps, output
+
+
+def _gradcam(activation: Tensor, gradient: Tensor) -> Tensor:
+    weight = gradient.mean(dim=(2, 3), keepdim=True)
+    return (weight * activation).sum(dim=1).relu()

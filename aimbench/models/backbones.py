@@ -1,0 +1,159 @@
+"""Any timm network as a feature pyramid: four maps S0..S3 from fine to coarse.
+
+Hierarchical networks (ResNet, ConvNeXt, EfficientNet, Swin) give their own
+stages at strides 4, 8, 16, 32. A plain Vision Transformer has one stride: four
+depths of it are resampled to the same strides (a simple feature pyramid, Li
+et al. 2022, without its learned deconvolutions).
+
+S3 is the map that the network's own classifier pools: for EfficientNet this
+includes the last 1x1 convolution, so that a linear head on the pooled S3 is
+the ordinary network and not a weakened one.
+"""
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aimbench.errors import ConfigError, nearest_names
+
+STAGES = 4
+STRIDES = (4, 8, 16, 32)
+
+
+class FeaturePyramid(nn.Module):
+    """A timm network without its classifier.
+
+    Attributes:
+        name: timm's name of the network.
+        channels: channels of S0..S3.
+        strides: strides of S0..S3.
+        embed_dim: size of the network's own pooled embedding.
+        mean, std: normalisation that the network expects, per colour channel, of images in [0, 1].
+    """
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        self.network = network
+        config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+        self.mean = tuple(config["mean"])
+        self.std = tuple(config["std"])
+        self.strides = STRIDES
+        self.embed_dim = int(network.num_features)  # type: ignore[arg-type]
+        self.is_token_grid = not _is_hierarchical(network)
+        self._indices = _stage_indices(network)
+        with torch.no_grad():
+            was_training = network.training
+            maps = self.eval()(torch.zeros(1, 3, *config["input_size"][-2:]))
+            network.train(was_training)
+        self.channels = tuple(int(m.shape[1]) for m in maps[:STAGES])
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Computes the pyramid.
+
+        Args:
+            image: normalised images, ``(N, 3, H, W)``.
+
+        Returns:
+            ``[S0, S1, S2, S3]``, each ``(N, C_l, H / stride_l, W / stride_l)``.
+            For a plain Vision Transformer a fifth entry holds the tokens that
+            enter the last block, ``(N, T, C)``: its classifier reads the class
+            token there, and attributions are taken there.
+        """
+        if self.is_token_grid:
+            return self._forward_tokens(image)
+        final, maps = self.network.forward_intermediates(image, indices=self._indices)  # type: ignore[operator]
+        if final.shape[-1] == self.embed_dim and final.shape[1] != self.embed_dim:
+            final = final.permute(0, 3, 1, 2)  # Swin keeps channels last
+        return [*maps[: STAGES - 1], final.contiguous()]
+
+    def embed(self, features: list[Tensor]) -> Tensor:
+        """The network's own embedding ``(N, embed_dim)``, as its classifier would receive it."""
+        network: Any = self.network
+        if self.is_token_grid:
+            tokens = network.norm(network.blocks[-1](features[STAGES]))
+            return network.forward_head(tokens, pre_logits=True)  # type: ignore[no-any-return]
+        final = features[STAGES - 1]
+        if isinstance(network, timm.models.SwinTransformer):
+            final = final.permute(0, 2, 3, 1)
+        return network.forward_head(final, pre_logits=True)  # type: ignore[no-any-return]
+
+    def _forward_tokens(self, image: Tensor) -> list[Tensor]:
+        network: Any = self.network
+        tokens = network.patch_embed(image)
+        tokens = network.norm_pre(network.patch_drop(network._pos_embed(tokens)))
+        depths: list[Tensor] = []
+        for depth, block in enumerate(network.blocks):
+            if depth == len(network.blocks) - 1:
+                penultimate = tokens
+            tokens = block(tokens)
+            if depth in self._indices:
+                depths.append(network.norm(tokens))
+        patch = image.shape[-1] / _grid(network, image)[1]
+        maps = [
+            _resample(self.token_map(tokens, image), patch / stride)
+            for tokens, stride in zip(depths, self.strides, strict=True)
+        ]
+        return [*maps, penultimate]
+
+    def token_map(self, tokens: Tensor, image: Tensor) -> Tensor:
+        """Patch tokens ``(N, T, C)`` as a map ``(N, C, h, w)``, class and register tokens dropped."""
+        height, width = _grid(self.network, image)
+        patches = tokens[:, -height * width :]
+        return patches.transpose(1, 2).reshape(len(tokens), -1, height, width)
+
+
+def create_pyramid(name: str) -> FeaturePyramid:
+    """Builds a randomly initialised pyramid of the timm network ``name``.
+
+    Raises:
+        ConfigError: timm does not know the name, or the network gives no feature maps.
+    """
+    base = name.split(".")[0]
+    if not timm.is_model(base):
+        raise ConfigError(f"unknown backbone '{name}': {nearest_names(base, timm.list_models())}")
+    network = timm.create_model(name, pretrained=False, num_classes=0)
+    if not hasattr(network, "forward_intermediates"):
+        raise ConfigError(
+            f"backbone '{name}' gives no intermediate feature maps; see 'aimbench list backbones' for ones that do"
+        )
+    return FeaturePyramid(name, network)
+
+
+def _is_hierarchical(network: nn.Module) -> bool:
+    return _reductions(network)[0] != _reductions(network)[-1]
+
+
+def _reductions(network: nn.Module) -> list[int]:
+    info: Any = network.feature_info
+    return [int(entry["reduction"]) for entry in (info if isinstance(info, list) else info.info)]
+
+
+def _stage_indices(network: nn.Module) -> list[int]:
+    """Indices of the intermediates that make S0..S3, among those timm offers."""
+    reductions = _reductions(network)
+    if reductions[0] == reductions[-1]:
+        depth = len(reductions)
+        return [depth * (i + 1) // STAGES - 1 for i in range(STAGES)]
+    indices = [max(i for i, r in enumerate(reductions) if r == stride) for stride in STRIDES if stride in reductions]
+    if len(indices) != STAGES:
+        raise ConfigError(
+            f"backbone has strides {reductions}, needs {list(STRIDES)}; see 'aimbench list backbones' for ones that fit"
+        )
+    return indices
+
+
+def _grid(network: nn.Module, image: Tensor) -> tuple[int, int]:
+    height, width = network.patch_embed.dynamic_feat_size(image.shape[-2:])  # type: ignore[union-attr,operator]
+    return int(height), int(width)
+
+
+def _resample(tokens: Tensor, factor: float) -> Tensor:
+    if factor > 1:
+        return F.interpolate(tokens, scale_factor=factor, mode="bilinear", align_corners=False)
+    if factor < 1:
+        return F.avg_pool2d(tokens, kernel_size=round(1 / factor))
+    return tokens

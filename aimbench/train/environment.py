@@ -1,0 +1,51 @@
+"""Facts about where a run took place, for its record."""
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import aimbench
+from aimbench.record import CodeInfo
+
+PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
+
+
+def code_info() -> CodeInfo:
+    """Version, git revision and whether tracked files were changed; None outside a checkout."""
+    root = Path(aimbench.__file__).resolve().parent.parent
+    revision = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    return CodeInfo(version=aimbench.__version__, revision=revision, dirty=None if changes is None else changes != "")
+
+
+def environment(device: torch.device, threads: int) -> dict[str, Any]:
+    """Python, packages, processor and device."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": threads,
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory of the device (GPU) or of this process (CPU), in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

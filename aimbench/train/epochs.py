@@ -1,0 +1,63 @@
+"""Predictions of every epoch on every evaluation split, so that any selector can be applied later."""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from aimbench.train.predictions import Predictions
+
+
+class EpochStore:
+    """One Parquet file an epoch in the run's working folder, written whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, tuple[str, int, dict[str, Predictions]]] = {}
+
+    def write(self, phase: str, number: int, epoch: int, predictions: Mapping[str, Predictions]) -> None:
+        """Saves an epoch; ``number`` orders the phases."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        frames = [
+            pd.DataFrame(
+                {
+                    "phase": phase,
+                    "epoch": np.int32(epoch),
+                    "split": split,
+                    "index": np.arange(len(rows.label), dtype=np.int32),
+                    "label": rows.label.astype(np.int32),
+                    "prediction": rows.prediction.astype(np.int32),
+                    "probability": rows.probability,
+                }
+            )
+            for split, rows in predictions.items()
+        ]
+        path = self._folder / f"{number:02d}-{epoch:05d}.parquet"
+        partial = path.with_suffix(".partial")
+        pd.concat(frames, ignore_index=True).to_parquet(partial, compression="zstd", index=False)
+        partial.replace(path)
+
+    def read(self) -> Iterator[tuple[str, int, dict[str, Predictions]]]:
+        """``(phase, epoch, predictions by split)`` in the order of training."""
+        for path in sorted(self._folder.glob("*.parquet")):
+            if path not in self._read:
+                frame = pd.read_parquet(path)
+                splits = {
+                    str(split): Predictions(
+                        rows["label"].to_numpy(np.int64),
+                        rows["prediction"].to_numpy(np.int64),
+                        rows["probability"].to_numpy(np.float32),
+                    )
+                    for split, rows in frame.groupby("split", sort=False)
+                }
+                self._read[path] = (str(frame["phase"].iloc[0]), int(frame["epoch"].iloc[0]), splits)
+            yield self._read[path]
+
+    def table(self) -> bytes:
+        """All epochs as one Parquet file: phase, epoch, split, index, prediction, probability."""
+        frames = [pd.read_parquet(path) for path in sorted(self._folder.glob("*.parquet"))]
+        buffer = io.BytesIO()
+        pd.concat(frames, ignore_index=True).drop(columns="label").to_parquet(buffer, compression="zstd", index=False)
+        return buffer.getvalue()

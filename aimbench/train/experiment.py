@@ -1,0 +1,364 @@
+"""One experiment from its request to its record: the whole path, read top to bottom."""
+
+import io
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from pydantic import ValidationError
+from torch.utils.flop_counter import FlopCounterMode
+
+from aimbench.data.dataset import ShardDataset
+from aimbench.data.loader import cpu_split
+from aimbench.data.transforms import TransformConfig
+from aimbench.errors import ConfigError, nearest_names
+from aimbench.metrics.groups import split_metrics
+from aimbench.metrics.health import warnings as health_warnings
+from aimbench.metrics.selectors import SELECTORS
+from aimbench.models.backbones import create_pyramid
+from aimbench.models.classifier import Classifier
+from aimbench.models.weights import load_weights
+from aimbench.record import (
+    BackboneInfo,
+    Cost,
+    DatasetInfo,
+    Definition,
+    MethodInfo,
+    Record,
+    SelectorScore,
+    SplitMetrics,
+)
+from aimbench.train.config import TrainConfig
+from aimbench.train.environment import code_info, environment, peak_memory_mb
+from aimbench.train.evaluate import Looked, epg_scores, look
+from aimbench.train.loop import Trainer
+from aimbench.train.method import Method
+from aimbench.train.predictions import Predictions
+from aimbench.train.progress import Reporter
+from aimbench.train.registry import get_method
+from aimbench.train.sources import RunData
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for on the command line; None takes the default.
+
+    Attributes:
+        dataset: ``name`` or ``name@variant``.
+        settings: of the method, unchecked.
+        training: of ``TrainConfig``, unchecked; only what the user gave.
+        epg_samples: size of the fixed subset that EPG is computed on; None takes all, 0 leaves EPG out.
+        workers: loader processes; None chooses by the cores.
+        cache_gb: memory that decoded photographs may take.
+    """
+
+    method: str
+    dataset: str
+    backbone: str
+    weights: str
+    seed: int
+    data_root: Path
+    runs_root: Path
+    selector: str | None = None
+    preset: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    epg_samples: int | None = None
+    cards: Path | None = None
+    workers: int | None = None
+    cache_gb: float = 4.0
+    accelerator: str = "auto"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its record and the Parquet files that belong beside it."""
+
+    record: Record
+    files: dict[str, bytes]
+
+
+class Experiment:
+    """A request with everything opened and checked; nothing has been trained yet."""
+
+    def __init__(self, request: Request, reporter: Reporter | None = None) -> None:
+        self.request = request
+        self.reporter = reporter or Reporter()
+        method_class = get_method(request.method)
+        self.method: Method = method_class(method_class.configure(request.settings, request.preset))
+        self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
+        self.config = _train_config({**method_class.training_defaults, **request.training})
+        self.selector = request.selector or self.dataset.card.default_selector
+        _check_selector(self.selector)
+        self.pyramid = create_pyramid(request.backbone)
+        self.backbone: BackboneInfo = load_weights(self.pyramid, request.weights)
+        self._pretrained = {name: value.clone() for name, value in self.pyramid.state_dict().items()}
+        self.definition = self._define()
+        self.folder = request.runs_root / self.dataset.name / self.definition.id
+
+    @property
+    def id(self) -> str:
+        """Of the record that this experiment will give."""
+        return self.definition.id
+
+    @property
+    def is_started(self) -> bool:
+        """Whether an earlier session left a checkpoint to go on from."""
+        return (self.folder / "last.pt").exists()
+
+    def run(self) -> Result:
+        """Trains (or goes on), evaluates, and returns the record."""
+        started = time.perf_counter()
+        trainer = self.trainer()
+        trainer.fit()
+        predictions = {split: trainer.predict(split) for split in self.dataset.splits if split != "train"}
+        looked = self._look(trainer)
+        record = self._record(trainer, predictions, looked, time.perf_counter() - started)
+        files = {
+            "predictions": self._prediction_table(predictions, looked),
+            "epochs": trainer.epochs.table(),
+        }
+        return Result(record, files)
+
+    def trainer(self) -> Trainer:
+        """The training loop of this experiment, with its model built."""
+        fabric = Fabric(accelerator=self.request.accelerator, devices=1, precision=self.config.precision)
+        frozen = self.config.train == "head" and not self.config.augment and not self.method.needs_images
+        on_gpu = fabric.device.type != "cpu"
+        threads, workers = cpu_split(self.request.workers, on_gpu=on_gpu)
+        if not on_gpu:
+            torch.set_num_threads(threads)
+        model = self._build()
+        entries = model.head.stages
+        data = RunData(
+            self.dataset,
+            self.transform,
+            self.pyramid.to(fabric.device),
+            self.backbone,
+            entries=entries,
+            frozen=frozen,
+            fields=self.method.regime.fields,
+            batch_size=self.config.batch_size,
+            data_root=self.request.data_root,
+            workers=workers,
+            cache_bytes=int(self.request.cache_gb * 1e9),
+            device=fabric.device,
+            reporter=self.reporter,
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "definition.json").write_text(self.definition.model_dump_json(indent=1))
+        return Trainer(
+            fabric,
+            self.method,
+            self._build,
+            data,
+            self.config,
+            seed=self.request.seed,
+            selector=self.selector,
+            folder=self.folder,
+            reporter=self.reporter,
+        )
+
+    @property
+    def transform(self) -> TransformConfig:
+        """Of training images, from the card, the backbone and the image size."""
+        card = self.dataset.card.transforms
+        return TransformConfig(
+            image_size=self.config.image_size,
+            mean=self.pyramid.mean,
+            std=self.pyramid.std,
+            resize_ratio=card.eval_resize / card.eval_crop,
+            augment=self.config.augment,
+            crop_scale=card.train_crop_scale,
+            flip=card.train_flip,
+        )
+
+    def _build(self) -> Classifier:
+        self.pyramid.load_state_dict(self._pretrained)
+        head = self.method.build(self.pyramid, len(self.dataset.manifest.classes), frozen=self.config.train == "head")
+        return Classifier(self.pyramid, head)
+
+    def _define(self) -> Definition:
+        manifest = self.dataset.manifest
+        return Definition(
+            method=MethodInfo(
+                name=self.method.name,
+                source=self.method.source,
+                config=self.method.config.model_dump(mode="json"),
+                regime=self._regime(),
+            ),
+            dataset=DatasetInfo(
+                name=manifest.name, variant=manifest.variant, kind=manifest.kind, fingerprint=manifest.fingerprint
+            ),
+            backbone=self.backbone,
+            training=self.config.model_dump(mode="json"),
+            evaluation={
+                "epg_samples": self.request.epg_samples,
+                "transform": json.loads(json.dumps(self.transform.without_augmentation().as_dict())),
+                "num_classes": len(manifest.classes),
+                "groups": manifest.groups,
+                "train_group_counts": self._train_group_counts(),
+            },
+            seed=self.request.seed,
+            selector=self.selector,
+        )
+
+    def _regime(self) -> dict[str, Any]:
+        """The method's regime; a selector that reads groups adds them to it."""
+        regime = self.method.regime.model_dump()
+        return {**regime, "select": "val_groups"} if SELECTORS[self.selector].uses_groups else regime
+
+    def _train_group_counts(self) -> list[int]:
+        groups = self.dataset.split("train").group
+        return [int(n) for n in np.bincount(groups, minlength=len(self.dataset.manifest.groups))]
+
+    def _look(self, trainer: Trainer) -> Looked | None:
+        if self.request.epg_samples == 0:
+            return None
+        return look(
+            trainer.fabric,
+            trainer.model,
+            self.method,
+            trainer.data,
+            "test",
+            self.request.epg_samples,
+            self.reporter,
+        )
+
+    def _record(
+        self, trainer: Trainer, predictions: Mapping[str, Predictions], looked: Looked | None, seconds: float
+    ) -> Record:
+        from aimbench.train import checkpoint
+
+        metrics = {split: self._metrics(split, rows) for split, rows in predictions.items()}
+        if looked is not None:
+            index = self.dataset.split("test")
+            for warning in health_warnings(looked.health):
+                self.reporter.warn(warning)
+            metrics["test"] = metrics["test"].model_copy(
+                update={
+                    "epg": epg_scores(looked, predictions["test"], index.group, self.dataset.manifest.groups),
+                    "epg_region": "mask" if bool(index.has_mask.any()) else "boxes",
+                    "epg_samples": "all" if self.request.epg_samples is None else f"{len(looked.index)} with seed 0",
+                    "mask_health": looked.health,
+                }
+            )
+        chosen = checkpoint.load(trainer.selected_file)
+        return Record(
+            id=self.id,
+            **{name: getattr(self.definition, name) for name in Definition.model_fields},
+            selected={"phase": chosen["phase"], "epoch": chosen["epoch"]},
+            metrics=metrics,
+            selectors=self._selectors(trainer),
+            phases=trainer.clock.log,
+            cost=self._cost(trainer, seconds),
+            code=code_info(),
+            environment=environment(trainer.fabric.device, torch.get_num_threads()),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _metrics(self, split: str, rows: Predictions) -> SplitMetrics:
+        manifest = self.dataset.manifest
+        return split_metrics(
+            rows.label,
+            rows.prediction,
+            self.dataset.split(split).group,
+            len(manifest.classes),
+            manifest.groups,
+            self._train_group_counts(),
+        )
+
+    def _selectors(self, trainer: Trainer) -> dict[str, SelectorScore]:
+        scores = trainer.scores()
+        last = [score for score in scores if score.phase == scores[-1].phase]
+        result = {}
+        for name, selector in SELECTORS.items():
+            if selector.applies_to(last):
+                chosen = last[selector(last)]
+                result[name] = SelectorScore(
+                    phase=chosen.phase,
+                    epoch=chosen.epoch,
+                    val=dict(chosen.val),
+                    test=dict(chosen.test),
+                    uses_groups=selector.uses_groups,
+                    oracle=selector.oracle,
+                )
+        return result
+
+    def _cost(self, trainer: Trainer, seconds: float) -> Cost:
+        model = trainer.model
+        clock = trainer.clock
+        return Cost(
+            parameters=sum(p.numel() for p in model.parameters()),
+            trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            gmacs=gmacs(model, self.config.image_size),
+            wall_seconds=round(seconds, 2),
+            train_images_per_second=round(clock.images / clock.seconds, 2) if clock.seconds else None,
+            peak_memory_mb=round(peak_memory_mb(trainer.fabric.device), 1),
+        )
+
+    def _prediction_table(self, predictions: Mapping[str, Predictions], looked: Looked | None) -> bytes:
+        frames = []
+        for split, rows in predictions.items():
+            index = self.dataset.split(split)
+            frame = pd.DataFrame(
+                {
+                    "split": split,
+                    "key": index.keys,
+                    "label": rows.label.astype(np.int32),
+                    "group": index.group.astype(np.int32),
+                    "prediction": rows.prediction.astype(np.int32),
+                    "probability": rows.probability,
+                }
+            )
+            if split == "test" and looked is not None:
+                for name, scores in looked.scores.items():
+                    column = np.full(len(frame), np.nan, dtype=np.float32)
+                    column[looked.index] = scores
+                    frame[f"epg_{name}"] = column
+            frames.append(frame)
+        buffer = io.BytesIO()
+        pd.concat(frames, ignore_index=True).to_parquet(buffer, compression="zstd", index=False)
+        return buffer.getvalue()
+
+
+def gmacs(model: Classifier, image_size: int) -> float:
+    """Multiply-accumulates of one image's forward pass, in 1e9."""
+    device = next(model.parameters()).device
+    image = torch.zeros(1, 3, image_size, image_size, device=device)
+    mask = torch.ones(1, 1, image_size, image_size, device=device) if model.head.reads_mask else None
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.predict(model.features(image), mask)
+    return round(counter.get_total_flops() / 2e9, 4)
+
+
+def _train_config(values: Mapping[str, Any]) -> TrainConfig:
+    for key in values:
+        if key not in TrainConfig.model_fields:
+            raise ConfigError(f"unknown training setting '{key}': {nearest_names(key, TrainConfig.model_fields)}")
+    try:
+        return TrainConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"training setting '{where}' is {first['input']!r}: {first['msg']}") from error
+
+
+def _check_selector(name: str) -> None:
+    if name not in SELECTORS:
+        raise ConfigError(f"unknown selector '{name}': {nearest_names(name, SELECTORS)}")
+    if SELECTORS[name].oracle:
+        raise ConfigError(
+            f"selector '{name}' reads the test set and can never be a headline; every record shows it beside the"
+            " others, so choose one of them"
+        )
+

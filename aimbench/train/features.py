@@ -1,0 +1,129 @@
+"""Frozen backbones are run once: their features are kept on disk and shared by all runs.
+
+The cache is keyed by the dataset's fingerprint, the backbone, its weights and
+the transform, so that features are never taken for those of something else.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aimbench.data.batch import Batch
+from aimbench.data.dataset import SplitIndex
+from aimbench.data.loader import ImageSource
+from aimbench.data.transforms import TransformConfig
+from aimbench.models.backbones import FeaturePyramid
+from aimbench.record import BackboneInfo
+
+REGION = "region"
+
+
+class FeatureCache:
+    """Features of one dataset under one frozen backbone and transform, as memory-mapped arrays."""
+
+    def __init__(self, root: Path, fingerprint: str, backbone: BackboneInfo, transform: TransformConfig) -> None:
+        key = {
+            "fingerprint": fingerprint,
+            "backbone": backbone.name,
+            "weights": backbone.weights_hash,
+            "transform": transform.as_dict(),
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder = root / "features" / digest
+        self._key = key
+
+    def missing(self, split: str, entries: tuple[int, ...], *, region: bool) -> list[str]:
+        """Names of the arrays of ``split`` that are not on disk yet."""
+        names = [f"S{i}" for i in entries] + ([REGION] if region else [])
+        return [name for name in names if not self._path(split, name).exists()]
+
+    def fill(
+        self,
+        split: str,
+        names: list[str],
+        pyramid: FeaturePyramid,
+        source: ImageSource,
+        device: torch.device,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        """Computes the named arrays of ``split`` in one pass over ``source`` (which must not augment)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "key.json").write_text(json.dumps(self._key, indent=1))
+        order = np.arange(len(source))
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        pyramid.eval()
+        with torch.inference_mode():
+            for batch in source.epoch(order, seed=0):
+                image = batch.image.to(device).contiguous(memory_format=torch.channels_last)
+                features = pyramid(image)
+                for name in names:
+                    value = batch.mask.to(torch.uint8) if name == REGION else features[int(name[1:])].float()
+                    block = value.cpu().numpy()
+                    if name not in arrays:
+                        arrays[name] = np.lib.format.open_memmap(
+                            self._path(split, name).with_suffix(".partial"),
+                            mode="w+",
+                            dtype=block.dtype,
+                            shape=(len(source), *block.shape[1:]),
+                        )
+                    arrays[name][batch.index.numpy()] = block
+                on_progress(len(batch))
+        for name, array in arrays.items():
+            array.flush()  # type: ignore[attr-defined]
+            self._path(split, name).with_suffix(".partial").replace(self._path(split, name))
+
+    def load(self, split: str, name: str) -> Tensor:
+        """The array ``name`` of ``split``, ``(N, ...)``, read from disk as it is touched."""
+        return torch.from_numpy(np.load(self._path(split, name), mmap_mode="c"))
+
+    def _path(self, split: str, name: str) -> Path:
+        return self.folder / f"{split}.{name}.npy"
+
+
+class FeatureSource:
+    """Batches of cached features; a stand-in for ``ImageSource``."""
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        split_name: str,
+        split: SplitIndex,
+        entries: tuple[int, ...],
+        batch_size: int,
+        *,
+        fields: frozenset[str] = frozenset(),
+    ) -> None:
+        self.batch_size = batch_size
+        self.fields = fields
+        self._split = split
+        self._label = torch.from_numpy(np.asarray(split.label))
+        self._group = torch.from_numpy(np.asarray(split.group))
+        self._features = {i: cache.load(split_name, f"S{i}") for i in entries}
+        self._region = cache.load(split_name, REGION) if "mask" in fields else None
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def epoch(self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False) -> Iterator[Batch]:
+        """Batches of the positions in ``order``. Nothing is augmented, so ``seed`` changes nothing."""
+        end = len(order) - len(order) % self.batch_size if drop_last else len(order)
+        for start in range(0, end, self.batch_size):
+            index = torch.from_numpy(order[start : start + self.batch_size])
+            features = [
+                self._features[i][index] if i in self._features else torch.empty(0)
+                for i in range(max(self._features) + 1)
+            ]
+            yield Batch(
+                index,
+                self._label[index],
+                features=features,
+                group=self._group[index] if "group" in self.fields else None,
+                mask=self._region[index].float() if self._region is not None else None,
+                keys=[self._split.keys[i] for i in index.tolist()],
+            )

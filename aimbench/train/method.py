@@ -1,0 +1,161 @@
+"""What a method is: a head, a loss and, where it needs several, its phases.
+
+The engine alone owns optimiser, precision, devices, checkpoints, logging and
+evaluation. A method never sees test data, groups or masks unless its regime
+declares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from aimbench.data.batch import Batch
+from aimbench.errors import ConfigError, nearest_names
+from aimbench.models.backbones import FeaturePyramid
+from aimbench.models.classifier import Classifier, Head, LinearHead, Output
+
+if TYPE_CHECKING:
+    from aimbench.train.run import Run
+
+Loss = Tensor | Mapping[str, Tensor]
+
+
+class Regime(BaseModel):
+    """The labels that a method consumes.
+
+    Attributes:
+        train: read in training: ``none``, ``class``, ``groups`` (of the training set) or ``masks``.
+        select: read to choose epoch and settings: ``none``, ``class`` or ``val_groups``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    train: Literal["none", "class", "groups", "masks"] = "class"
+    select: Literal["none", "class", "val_groups"] = "class"
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Entries of a batch that this regime opens beyond image and label."""
+        return frozenset({"groups": {"group"}, "masks": {"mask"}}.get(self.train, set()))
+
+
+class MethodConfig(BaseModel):
+    """Base of every method's settings; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands.
+
+    Attributes:
+        epoch: of this phase, from 0.
+        epochs: of this phase.
+        step: of this phase, from 0.
+        steps: of this phase.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training with one optimiser and one schedule.
+
+    Attributes:
+        name: unique within the method; names its checkpoints and curves.
+        epochs: None takes the run's number of epochs.
+        start: ``pretrained`` builds backbone and head anew; ``current`` goes on from the last phase.
+        weights: ``(N_train,)`` sampling weights, drawn with replacement; None shuffles.
+        subset: positions of the training split to train on; a repeated position is a repeated sample.
+        settings: training settings that this phase changes, e.g. ``{"lr": 1e-4}``.
+    """
+
+    name: str = "train"
+    epochs: int | None = None
+    start: Literal["pretrained", "current"] = "current"
+    weights: npt.NDArray[np.float64] | None = None
+    subset: npt.NDArray[np.int64] | None = None
+    settings: Mapping[str, Any] | None = None
+
+
+class Method:
+    """Base of every method. Only ``loss`` is required.
+
+    Class attributes that a method may set:
+        Config: its settings.
+        training_defaults: training settings that differ from the harness's, e.g. ``{"batch_size": 64}``.
+            What the user gives on the command line wins.
+        presets: named sets of settings, e.g. those of a paper's table.
+        needs_images: the loss works on pixels, so cached features of a frozen backbone do not do.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    training_defaults: ClassVar[Mapping[str, Any]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    needs_images: ClassVar[bool] = False
+
+    # Filled in by ``register_method``.
+    name: ClassVar[str]
+    regime: ClassVar[Regime]
+    source: ClassVar[str]
+
+    def __init__(self, config: MethodConfig) -> None:
+        self.config: Any = config
+
+    def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
+        """The head on the backbone. ``frozen`` says that the backbone will not be trained."""
+        return LinearHead(pyramid, num_classes, standardize=frozen)
+
+    def phases(self, run: Run) -> Iterator[Phase]:
+        """The algorithm, read top to bottom. ``run`` answers what a phase may ask of earlier ones."""
+        yield Phase()
+
+    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+        """What to minimise: a scalar, or a mapping with ``loss`` and further scalars to log."""
+        raise NotImplementedError
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """Factors on the learning rate by prefix of the head's parameter names, e.g. ``{"masks": 0.1}``."""
+        return {}
+
+    def explain(self, output: Output) -> Tensor | None:
+        """The method's own map of where it looked, ``(N, h, w)`` in [0, 1], or None."""
+        return None
+
+    @classmethod
+    def configure(cls, settings: Mapping[str, Any], preset: str | None = None) -> MethodConfig:
+        """Validates settings on top of a preset.
+
+        Raises:
+            ConfigError: a setting or preset is unknown, or a value does not fit.
+        """
+        values: dict[str, Any] = {}
+        if preset is not None:
+            if preset not in cls.presets:
+                raise ConfigError(f"method '{cls.name}' has no preset '{preset}': {nearest_names(preset, cls.presets)}")
+            values.update(cls.presets[preset])
+        known = cls.Config.model_fields
+        for key, value in settings.items():
+            if key not in known:
+                raise ConfigError(f"method '{cls.name}' has no setting '{key}': {nearest_names(key, known)}")
+            values[key] = value
+        try:
+            return cls.Config(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"setting '{where}' of method '{cls.name}' is {first['input']!r}: {first['msg']};"
+                f" see 'aimbench list methods {cls.name}'"
+            ) from error

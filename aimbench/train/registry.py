@@ -1,0 +1,149 @@
+"""Finds methods by name.
+
+A method is a Python file in ``baselines/``, a folder in ``methods/``, or a
+module that another package names in the entry-point group
+``aimbench.methods``. Listing reads their source and imports nothing, so that
+``aimbench list methods`` answers at once; a method's module is imported when
+the method is used.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aimbench.errors import ConfigError, nearest_names
+
+if TYPE_CHECKING:
+    from aimbench.train.method import Method, Regime
+
+PACKAGES = ("aimbench.baselines", "aimbench.methods")
+ENTRY_POINTS = "aimbench.methods"
+
+_M = TypeVar("_M", bound="type[Method]")
+_registered: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method as its source declares it."""
+
+    name: str
+    module: str
+    source: str
+    summary: str
+    regime: dict[str, str] = field(default_factory=dict)
+
+
+def register_method(name: str, *, regime: Regime, source: str) -> Callable[[_M], _M]:
+    """Class decorator that gives a method its name on the command line.
+
+    Args:
+        name: lower case, unique.
+        regime: the labels that it consumes.
+        source: paper and section that define it.
+
+    Raises:
+        ConfigError: another class has the name.
+    """
+
+    def register(cls: _M) -> _M:
+        other = _registered.get(name)
+        if other is not None and other.__qualname__ + other.__module__ != cls.__qualname__ + cls.__module__:
+            raise ConfigError(
+                f"two methods are called '{name}': {other.__module__}.{other.__qualname__} and"
+                f" {cls.__module__}.{cls.__qualname__}; rename one"
+            )
+        cls.name, cls.regime, cls.source = name, regime, source
+        _registered[name] = cls
+        return cls
+
+    return register
+
+
+def list_methods() -> list[MethodEntry]:
+    """All methods, by name.
+
+    Raises:
+        ConfigError: two modules declare the same name.
+    """
+    return [entry for _, entry in sorted(_index().items())]
+
+
+def get_method(name: str) -> type[Method]:
+    """The method class called ``name``; imports its module.
+
+    Raises:
+        ConfigError: no method has the name.
+    """
+    if name in _registered:
+        return _registered[name]
+    entry = _index().get(name)
+    if entry is None:
+        raise ConfigError(f"unknown method '{name}': {nearest_names(name, _index())}")
+    importlib.import_module(entry.module)
+    if name not in _registered:
+        raise ConfigError(f"module {entry.module} declares method '{name}' but registered none of that name")
+    return _registered[name]
+
+
+@lru_cache(maxsize=1)
+def _index() -> dict[str, MethodEntry]:
+    found: dict[str, MethodEntry] = {}
+    for module in _modules():
+        for entry in _declared_in(module):
+            if entry.name in found:
+                raise ConfigError(
+                    f"two methods are called '{entry.name}': in {found[entry.name].module} and {module}; rename one"
+                )
+            found[entry.name] = entry
+    return found
+
+
+def _modules() -> Iterator[str]:
+    for package in PACKAGES:
+        spec = find_spec(package)
+        for info in pkgutil.iter_modules(spec.submodule_search_locations if spec else []):
+            yield f"{package}.{info.name}"
+    for point in entry_points(group=ENTRY_POINTS):
+        yield point.module
+
+
+def _declared_in(module: str) -> Iterator[MethodEntry]:
+    """Reads the ``@register_method(...)`` decorators in a module's source, or in all files of a package."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return
+    origin = Path(spec.origin)
+    for path in sorted(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                yield from _declared_by(node, module)
+
+
+def _declared_by(node: ast.ClassDef, module: str) -> Iterator[MethodEntry]:
+    for call in node.decorator_list:
+        if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "register_method" and call.args:
+            keywords = {k.arg: k.value for k in call.keywords}
+            yield MethodEntry(
+                name=_literal(call.args[0]),
+                module=module,
+                source=_literal(keywords.get("source")),
+                summary=(ast.get_docstring(node) or "").split("\n")[0],
+                regime={k.arg or "": _literal(k.value) for k in getattr(keywords.get("regime"), "keywords", [])},
+            )
+
+
+def _literal(node: Any) -> str:
+    try:
+        return str(ast.literal_eval(node))
+    except (ValueError, TypeError):
+        return ""

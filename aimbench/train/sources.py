@@ -1,0 +1,146 @@
+"""Where a run's batches come from: photographs, or features of a frozen backbone computed once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aimbench.data.batch import Batch
+from aimbench.data.dataset import ShardDataset
+from aimbench.data.loader import ImageDataset, ImageSource
+from aimbench.data.memory import DecodedCache
+from aimbench.data.transforms import TransformConfig
+from aimbench.models.backbones import FeaturePyramid
+from aimbench.record import BackboneInfo
+from aimbench.train.features import FeatureCache, FeatureSource
+from aimbench.train.progress import Reporter
+
+
+class Source(Protocol):
+    """Batches of one split in any order."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False) -> Iterator[Batch]:
+        """Batches of the positions in ``order``."""
+        ...
+
+
+class RunData:
+    """Opens the sources of one run.
+
+    Args:
+        dataset: opened shards.
+        transform: of training images; evaluation uses it without augmentation.
+        pyramid, backbone: the backbone and where its weights came from.
+        entries: pyramid entries that the head reads.
+        frozen: features may be computed once and reused.
+        fields: batch entries that the method's regime opens.
+        data_root: holds the feature cache.
+        workers: loader processes.
+        cache_bytes: memory that decoded photographs may take; 0 decodes anew each epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        transform: TransformConfig,
+        pyramid: FeaturePyramid,
+        backbone: BackboneInfo,
+        *,
+        entries: tuple[int, ...],
+        frozen: bool,
+        fields: frozenset[str],
+        batch_size: int,
+        data_root: Path,
+        workers: int,
+        cache_bytes: int,
+        device: torch.device,
+        reporter: Reporter,
+    ) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.frozen = frozen
+        self._pyramid = pyramid
+        self._entries = entries
+        self._fields = fields
+        self._batch_size = batch_size
+        self._workers = workers
+        self._cache_bytes = cache_bytes
+        self._device = device
+        self._reporter = reporter
+        self._decoded: dict[str, DecodedCache | None] = {}
+        self._sources: dict[str, Source] = {}
+        self._features = FeatureCache(
+            data_root, dataset.manifest.fingerprint, backbone, transform.without_augmentation()
+        )
+
+    def training(self) -> Source:
+        """The training split, with what the regime opens."""
+        return self._source("train", self.transform, self._batch_size)
+
+    def evaluation(self, split: str) -> Source:
+        """Any split without augmentation, with what the regime opens."""
+        return self._source(split, self.transform.without_augmentation(), 2 * self._batch_size)
+
+    def photographs(self, split: str, batch_size: int, *, region: bool) -> ImageSource:
+        """Images of any split without augmentation, for attributions and features; ``region`` adds ground truth."""
+        fields = frozenset({"mask"}) if region else frozenset[str]()
+        return self._images(split, self.transform.without_augmentation(), batch_size, fields, cached=False)
+
+    def _source(self, split: str, transform: TransformConfig, batch_size: int) -> Source:
+        name = f"{split}{' augmented' if transform.augment else ''}"
+        if name not in self._sources:
+            if self.frozen:
+                self._compute_features(split)
+                self._sources[name] = FeatureSource(
+                    self._features, split, self.dataset.split(split), self._entries, batch_size, fields=self._fields
+                )
+            else:
+                self._sources[name] = self._images(split, transform, batch_size, self._fields, cached=True)
+        return self._sources[name]
+
+    def _compute_features(self, split: str) -> None:
+        region = "mask" in self._fields
+        missing = self._features.missing(split, self._entries, region=region)
+        if not missing:
+            return
+        source = self.photographs(split, 64, region=region)
+        with self._reporter.task(f"features of {split}", len(source)) as task:
+            self._features.fill(split, missing, self._pyramid, source, self._device, task.advance)
+
+    def _images(
+        self, split: str, transform: TransformConfig, batch_size: int, fields: frozenset[str], *, cached: bool
+    ) -> ImageSource:
+        index = self.dataset.split(split)
+        threshold = self.dataset.card.ground_truth.mask_threshold
+        dataset = ImageDataset(
+            index,
+            transform,
+            mask_threshold=threshold,
+            with_region="mask" in fields,
+            cache=self._decode(split) if cached and self._cache_bytes else None,
+        )
+        return ImageSource(
+            dataset, batch_size, fields=fields, workers=self._workers, pin_memory=self._device.type == "cuda"
+        )
+
+    def _decode(self, split: str) -> DecodedCache | None:
+        if split not in self._decoded:
+            index = self.dataset.split(split)
+            used = sum(cache.nbytes for cache in self._decoded.values() if cache is not None)
+            with self._reporter.task(f"decoding {split}", len(index)) as task:
+                self._decoded[split] = DecodedCache.build(
+                    index,
+                    limit_bytes=self._cache_bytes - used,
+                    mask_threshold=self.dataset.card.ground_truth.mask_threshold,
+                    with_mask="mask" in self._fields,
+                    workers=self._workers,
+                    on_progress=task.advance,
+                )
+            if self._decoded[split] is None:
+                self._reporter.line(f"{split} does not fit into {self._cache_bytes / 1e9:.1f} GB; decoding each epoch")
+        return self._decoded[split]

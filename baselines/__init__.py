@@ -1,0 +1,1 @@
+"""Baselines: one file a method. Found by name through ``aimbench.train.registry``."""

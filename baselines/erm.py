@@ -1,0 +1,41 @@
+"""Empirical risk minimisation: the mean cross-entropy over the training set."""
+
+from torch.nn import functional as F
+
+from aimbench.train.api import (
+    Batch,
+    Classifier,
+    FeaturePyramid,
+    Head,
+    LinearHead,
+    Loss,
+    Method,
+    MethodConfig,
+    Progress,
+    Regime,
+    register_method,
+)
+
+
+class ERMConfig(MethodConfig):
+    """Settings of ERM."""
+
+    standardize: bool | None = None
+    """Standardise the pooled embedding before the linear layer. None: yes if the backbone is frozen,
+    where a linear layer on raw features trains poorly; no if it is fine-tuned."""
+
+
+@register_method("erm", regime=Regime(train="class", select="class"), source="Vapnik 1992")
+class ERM(Method):
+    """Ordinary training: the network's own pooled embedding, a linear layer, cross-entropy."""
+
+    Config = ERMConfig
+
+    def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
+        """The network's own classifier, anew."""
+        standardize = frozen if self.config.standardize is None else self.config.standardize
+        return LinearHead(pyramid, num_classes, standardize=standardize)
+
+    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+        """Mean cross-entropy."""
+        return F.cross_entropy(model(batch).logits, batch.label)

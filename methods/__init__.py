@@ -1,0 +1,1 @@
+"""Methods of their own: one folder each. Found by name through ``aimbench.train.registry``."""

@@ -1,0 +1,48 @@
+"""AIM's settings. Each choice that the paper's text leaves open is a field here."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from aimbench.train.api import MethodConfig
+
+
+class AIMConfig(MethodConfig):
+    """Settings of AIM. ``AIM[stop_stage, active_area]`` in the paper's notation."""
+
+    stop_stage: int = Field(2, ge=0, le=3)
+    """Finest stage that the top-down path reaches: 3 keeps T3, 2 keeps T3 and T2, ..."""
+    active_area: float = Field(0.35, gt=0, le=1)
+    """Target share of active mask positions (the paper: 0.25 or 0.35)."""
+    area_weight: float = Field(6.0, ge=0)
+    """Lambda: weight of the active-area term. 0 leaves the masks without any target."""
+    area_over: Literal["batch", "image"] = "batch"
+    """Whether the share is compared with its target as the batch's mean or image by image."""
+    anneal: bool = True
+    """The target falls linearly from 1 to ``active_area``, epoch by epoch; else it holds from the start."""
+    anneal_fraction: float = Field(0.5, gt=0, le=1)
+    """Share of the training after which the target is reached."""
+    masks: Literal["learned", "open"] = "learned"
+    """``open`` keeps every position: the top-down path without masking, as a control."""
+    initial_logit: float = 3.0
+    """Bias of the mask logits at the start; positive means open."""
+    temperature: float = Field(1.0, gt=0)
+    """Of the Gumbel-softmax."""
+    final_temperature: float | None = Field(None, gt=0)
+    """If given, the temperature moves linearly to this value over the training."""
+    loss_on: Literal["masked", "fused"] = "masked"
+    """Stage classifiers learn on the masked features before fusion, or on the fused ones after it."""
+    predict_from: Literal["finest", "coarsest", "mean"] = "finest"
+    """Prediction: the classifier on the last fused, finest map; the coarsest stage's; or the mean of all logits."""
+    pool: Literal["all", "active"] = "all"
+    """Classifiers pool over all positions (masked ones count as zero) or over the active ones."""
+    guided: bool = False
+    """Beyond the paper: a finer stage's mask estimator also sees the coarser stage's fused map."""
+    width: int = Field(256, ge=1)
+    """Channels of the top-down features."""
+    mask_width: int = Field(64, ge=1)
+    """Channels inside the mask estimator."""
+    standardize: bool | None = None
+    """Standardise backbone features channel by channel on entry. None: yes if the backbone is frozen."""
+    mask_lr_factor: float = Field(1.0, gt=0)
+    """Learning rate of the mask estimators relative to the head's."""

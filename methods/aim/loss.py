@@ -1,0 +1,51 @@
+"""AIM's objective: every classifier's cross-entropy, and the active-area term with its annealed target."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aimbench.methods.aim.config import AIMConfig
+from aimbench.train.api import Output, Progress
+
+
+def target_area(config: AIMConfig, progress: Progress) -> float:
+    """tau of this epoch: from 1, linearly epoch by epoch, to ``active_area``, then constant."""
+    if not config.anneal:
+        return config.active_area
+    last = max(1.0, config.anneal_fraction * progress.epochs)
+    return 1.0 - (1.0 - config.active_area) * min(1.0, progress.epoch / last)
+
+
+def temperature(config: AIMConfig, progress: Progress) -> float:
+    """Gumbel temperature of this step: constant, or linear towards its final value."""
+    if config.final_temperature is None:
+        return config.temperature
+    done = progress.step / max(1, progress.steps - 1)
+    return config.temperature + (config.final_temperature - config.temperature) * done
+
+
+def area_loss(masks: dict[str, Tensor], target: float, over: str) -> Tensor:
+    """Sum over stages of (share of active positions - target) squared.
+
+    Args:
+        masks: ``(N, 1, h, w)`` a stage, in {0, 1}.
+        target: tau, in [0, 1].
+        over: ``batch`` compares the batch's mean share, ``image`` each image's.
+    """
+    terms = []
+    for mask in masks.values():
+        share = mask.mean() if over == "batch" else mask.mean(dim=(1, 2, 3))
+        terms.append(((share - target) ** 2).mean())
+    return torch.stack(terms).sum()
+
+
+def aim_loss(output: Output, label: Tensor, config: AIMConfig, progress: Progress) -> dict[str, Tensor]:
+    """``sum_l CE_l + lambda * sum_l (r_l - tau)^2``, and what the progress line shows."""
+    classification = torch.stack([F.cross_entropy(logits, label) for logits in output.stage_logits.values()]).sum()
+    values = {"loss": classification, "ce": classification}
+    if output.masks:
+        target = target_area(config, progress)
+        values["loss"] = classification + config.area_weight * area_loss(output.masks, target, config.area_over)
+        for name, mask in output.masks.items():
+            values[f"{name} active"] = mask.mean()
+    return values

@@ -1,0 +1,56 @@
+"""AIM as the harness sees it."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from aimbench.methods.aim.config import AIMConfig
+from aimbench.methods.aim.loss import aim_loss, temperature
+from aimbench.methods.aim.model import AIMHead
+from aimbench.train.api import (
+    Batch,
+    Classifier,
+    FeaturePyramid,
+    Head,
+    Loss,
+    Method,
+    Output,
+    Progress,
+    Regime,
+    register_method,
+)
+
+
+@register_method(
+    "aim",
+    regime=Regime(train="class", select="class"),
+    source="Alshami, Agnihotri, Schiele, Keuper, ICCV 2025, arXiv 2508.11502",
+)
+class AIM(Method):
+    """Self-supervised top-down feature masking: the network chooses where to look before it classifies."""
+
+    Config = AIMConfig
+
+    def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
+        """The top-down path with its masks and classifiers."""
+        standardize = frozen if self.config.standardize is None else self.config.standardize
+        return AIMHead(pyramid, num_classes, self.config, standardize=standardize)
+
+    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+        """Cross-entropies of all classifiers plus the active-area term."""
+        head: AIMHead = model.head  # type: ignore[assignment]
+        head.temperature = temperature(self.config, progress)
+        return aim_loss(model(batch), batch.label, self.config, progress)
+
+    def learning_rates(self) -> dict[str, float]:
+        """The mask estimators may learn at a rate of their own."""
+        stages = range(self.config.stop_stage, 4)
+        return {f"topdown.stage{index}.mask": self.config.mask_lr_factor for index in stages}
+
+    def explain(self, output: Output) -> Tensor | None:
+        """Where the prediction's features came from: the mean of all stages' masks at the finest resolution."""
+        if not output.masks:
+            return None
+        size = list(output.masks.values())[-1].shape[-2:]
+        masks = [F.interpolate(mask.float(), size=size, mode="nearest") for mask in output.masks.values()]
+        total: Tensor = sum(masks[1:], start=masks[0]) / len(masks)
+        return total[:, 0]

@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from aimbench.cli.data import app
+from aimbench.errors import AimbenchError, CardError, DataError
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def invoke(*words: str) -> str:
+    result = runner.invoke(app, list(words))
+    if isinstance(result.exception, AimbenchError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_build_verify_info_preview_of_a_mini(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aimbench.data.synth_settings.TRAIN_PER_SPECIES", 5)
+    monkeypatch.setattr("aimbench.data.synth_settings.TEST_PER_SPECIES", 2)
+    built = invoke("build", "cub@mini", "--data", str(data), "--workers", "1")
+    assert "kind mini" in built
+    assert "built in" in built
+    assert "already built" in invoke("build", "cub@mini", "--data", str(data), "--workers", "1")
+    assert "70 samples in 3 shards are whole" in invoke("verify", "cub@mini", "--data", str(data))
+    assert "20" in invoke("info", "cub@mini", "--data", str(data))
+    picture = tmp_path / "sheet.png"
+    invoke("preview", "cub@mini", "--data", str(data), "--rows", "2", "--out", str(picture))
+    with Image.open(picture) as sheet:
+        assert sheet.format == "PNG"
+    listed = invoke("list", "--data", str(data))
+    assert "cub@mini" in listed
+    assert "travelingbirds@official" in listed
+
+
+def test_card(data: Path) -> None:
+    assert "Known defects" in invoke("card", "waterbirds")
+    assert invoke("card", "cub", "--markdown").startswith("# CUB-200-2011")
+
+
+def test_errors_come_as_our_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIMBENCH_RAW", raising=False)
+    with pytest.raises(DataError, match="name their folder with --raw DIR"):
+        invoke("build", "cub", "--data", str(data))
+    with pytest.raises(CardError, match="did you mean"):
+        invoke("info", "waterbird", "--data", str(data))
+    with pytest.raises(DataError, match="name another file with --out"):
+        invoke("preview", "cub@mini", "--data", str(data), "--out", str(tmp_path / "no" / "folder.png"))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from aimbench.cli import data; "
+        "print([m for m in ('torch', 'pandas', 'pyarrow', 'webdataset', 'PIL', 'numpy') if m in sys.modules])"
+    )
+    # The module itself, not the package: other commands are not ours to check here.
+    code = code.replace("from aimbench.cli import data", "import aimbench.cli.data")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert done.stdout.strip() == "[]"

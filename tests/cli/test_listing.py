@@ -1,0 +1,45 @@
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from aimbench.cli.listing import app
+
+
+def run(command: str) -> list[list[str]]:
+    result = CliRunner().invoke(app, [command], catch_exceptions=False)
+    assert result.exit_code == 0
+    return [line.split("\t") for line in result.output.splitlines()]
+
+
+def test_methods_are_listed_with_the_labels_that_they_use(monkeypatch):
+    entry = SimpleNamespace(
+        name="mine", regime={"train": "groups", "select": "none"}, source="A paper", summary="Looks [here]."
+    )
+    monkeypatch.setattr("aimbench.train.registry.list_methods", lambda: [entry])
+    header, line = run("methods")
+    assert header == ["method", "labels used", "summary", "source"]
+    assert line == ["mine", "train=groups, select=none", "Looks [here].", "A paper"]
+
+
+def test_datasets_are_listed_from_their_cards(monkeypatch):
+    card = SimpleNamespace(
+        name="birds",
+        title="Birds",
+        variants={"mini": None, "95": None},
+        ground_truth=SimpleNamespace(kind="mask"),
+        licence="research\nonly",
+    )
+    monkeypatch.setattr("aimbench.cards.list_cards", lambda: ["birds"])
+    monkeypatch.setattr("aimbench.cards.load_card", {"birds": card}.__getitem__)
+    assert run("datasets")[1:] == [["birds", "95, mini", "mask", "research only", "Birds"]]
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet50"])
+def test_backbones_are_listed_with_their_size(name):
+    lines = {line[0]: line for line in run("backbones")}
+    assert lines[name][2].endswith(" M")
+
+
+def test_methods_that_come_with_aimbench_are_listed():
+    assert {"erm", "aim"} <= {line[0] for line in run("methods")}

@@ -1,0 +1,124 @@
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from aimbench.cards import load_card
+from aimbench.data.raw import RawFolder, member, unpack
+from aimbench.errors import DataError
+
+
+def tar_with(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for info in members:
+            info.size = 4 if info.isfile() else 0
+            tar.addfile(info, io.BytesIO(b"data") if info.isfile() else None)
+    return path
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        tarfile.TarInfo("../escape.txt"),
+        tarfile.TarInfo("folder/../../escape.txt"),
+        tarfile.TarInfo("/tmp/escape.txt"),
+        link("folder/link", "/etc"),
+        link("folder/link", "inside.txt"),
+        link("folder/hard", "../escape.txt", tarfile.LNKTYPE),
+        link("folder/pipe", "", tarfile.FIFOTYPE),
+    ],
+)
+def test_unsafe_tar_members_are_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
+    archive = tar_with(tmp_path / "bad.tgz", tarfile.TarInfo("folder/good.txt"), bad)
+    target = tmp_path / "target" / "deep"
+    target.mkdir(parents=True)
+    with pytest.raises(DataError, match="link or leads outside"):
+        unpack(archive, target)
+    assert not list(tmp_path.rglob("escape.txt"))
+
+
+def test_unsafe_zip_members_are_refused(tmp_path: Path) -> None:
+    for number, name in enumerate(("../escape.txt", "/escape.txt", "a\\..\\escape.txt")):
+        archive = tmp_path / f"{number}.zip"
+        with zipfile.ZipFile(archive, "w") as zipped:
+            zipped.writestr(name, "data")
+        (tmp_path / f"t{number}").mkdir()
+        with pytest.raises(DataError, match="leads outside"):
+            unpack(archive, tmp_path / f"t{number}")
+    link_info = zipfile.ZipInfo("link")
+    link_info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as zipped:
+        zipped.writestr(link_info, "/etc")
+    (tmp_path / "t").mkdir()
+    with pytest.raises(DataError, match="is a link"):
+        unpack(tmp_path / "link.zip", tmp_path / "t")
+
+
+@pytest.mark.parametrize("suffix", [".tgz", ".tar", ".zip"])
+def test_truncated_archives(tmp_path: Path, suffix: str) -> None:
+    archive = tmp_path / f"a{suffix}"
+    content = bytes(range(256)) * 400
+    if suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as zipped:
+            zipped.writestr("a.bin", content)
+    else:
+        with tarfile.open(archive, "w:gz" if suffix == ".tgz" else "w") as tar:
+            info = tarfile.TarInfo("a.bin")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 3])
+    (tmp_path / "t").mkdir()
+    with pytest.raises(DataError, match="truncated or corrupt"):
+        unpack(archive, tmp_path / "t")
+
+
+def test_only_the_wanted_part_is_unpacked(tmp_path: Path) -> None:
+    archive = tar_with(tmp_path / "a.tgz", tarfile.TarInfo("x/keep/1.txt"), tarfile.TarInfo("x/drop/1.txt"))
+    (tmp_path / "t").mkdir()
+    unpack(archive, tmp_path / "t", ["x/keep/"])
+    assert [path.name for path in (tmp_path / "t" / "x").iterdir()] == ["keep"]
+
+
+def test_archive_is_unpacked_once(tmp_path: Path) -> None:
+    card = load_card("waterbirds")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    name = "waterbird_complete95_forest2water2"
+    # Another suffix than the official one is fine: it is the same archive packed anew.
+    with tarfile.open(raw / f"{name}.tar", "w") as tar:
+        info = tarfile.TarInfo(f"{name}/metadata.csv")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"data"))
+    folder = RawFolder(raw, tmp_path / "cache").open(card, "waterbirds_95")
+    (folder / "mark").touch()
+    again = RawFolder(raw, tmp_path / "cache")
+    assert (again.open(card, "waterbirds_95") / "mark").exists()
+    assert again.forms == [f"waterbirds_95: archive {name}.tar"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_archive_with_other_content(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    tar_with(raw / "waterbird_complete95_forest2water2.tar.gz", tarfile.TarInfo("other/a.txt"))
+    with pytest.raises(DataError, match="does not hold waterbird_complete95"):
+        RawFolder(raw, tmp_path / "cache").open(load_card("waterbirds"), "waterbirds_95")
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "a\\b"])
+def test_paths_in_data_files_stay_inside(tmp_path: Path, path: str) -> None:
+    with pytest.raises(DataError, match="lies outside"):
+        member(tmp_path, path)
+
+
+def test_raw_folder_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        RawFolder(tmp_path / "nowhere", tmp_path)

@@ -1,0 +1,104 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_raw import SPECIES, TEST, TRAIN
+
+from aimbench.data.build import build
+from aimbench.data.dataset import ShardDataset
+from aimbench.data.samples import decode_rgb
+from aimbench.errors import DataError
+
+
+def build_birds(raw: Path, data_root: Path) -> ShardDataset:
+    return build("travelingbirds", raw, data_root, partial=True, workers=1).dataset
+
+
+def test_test_place_is_another_species_training_place(raw: Path, data_root: Path) -> None:
+    dataset = build_birds(raw, data_root)
+    home = json.loads((dataset.root / "train_places.json").read_text())
+    away = json.loads((dataset.root / "test_places.json").read_text())
+    assert list(home) == list(away) == sorted(SPECIES)
+    assert len(set(home.values())) == len(SPECIES)
+    # rolled by one: a species stands where the species before it was trained
+    assert [away[s] for s in SPECIES] == [home[SPECIES[i - 1]] for i in range(len(SPECIES))]
+    names = dataset.manifest.places
+    for split, places in (("train", home), ("val", home), ("test", away), ("test_training_places", home)):
+        index = dataset.split(split)
+        assert [names[p] for p in index.place] == [
+            f"p/place_{places[SPECIES[label]]}" for label in index.label
+        ]
+
+
+def test_splits_hold_the_right_birds(raw: Path, data_root: Path) -> None:
+    dataset = build_birds(raw, data_root)
+    splits = {split: set(dataset.split(split).keys) for split in dataset.splits}
+    assert dataset.splits == ("train", "val", "test", "test_training_places", "test_black")
+    assert splits["test"] == splits["test_training_places"] == splits["test_black"]
+    assert len(splits["test"]) == len(SPECIES) * TEST
+    assert len(splits["train"] | splits["val"]) == len(SPECIES) * TRAIN
+    assert not splits["train"] & splits["val"]
+    assert not (splits["train"] | splits["val"]) & splits["test"]
+
+
+def test_composites_show_scenes_of_their_place(raw: Path, data_root: Path) -> None:
+    dataset = build_birds(raw, data_root)
+    index = dataset.split("test_black")
+    for i in range(len(index)):
+        pixels = decode_rgb(index.read(i).image, "composite")
+        assert pixels[24:, :].max() < 30, "outside the bird it is black, up to JPEG's noise"
+        assert pixels[8:18, 12:18].max() > 60
+    assert (index.place == -1).all()
+    test = dataset.split("test")
+    at_home = dataset.split("test_training_places")
+    different = [
+        decode_rgb(test.read(i).image, "").astype(int) - decode_rgb(at_home.read(i).image, "")
+        for i in range(len(test))
+    ]
+    assert np.abs(np.array(different)[:, 24:]).mean() > 1
+
+
+def test_too_few_places(raw: Path, data_root: Path) -> None:
+    table = raw / "places365" / "places365_val.txt"
+    table.write_text(
+        "\n".join(line for line in table.read_text().splitlines() if line.endswith((" 0", " 1")))
+    )
+    with pytest.raises(DataError, match="2 place classes for 3 species"):
+        build_birds(raw, data_root)
+
+
+def test_missing_scene_is_named(raw: Path, data_root: Path) -> None:
+    shutil.rmtree(raw / "places365" / "val_large")
+    (raw / "places365" / "val_large").mkdir()
+    with pytest.raises(DataError, match=r"Places365_val_\d+\.jpg is missing"):
+        build_birds(raw, data_root)
+
+
+def test_official_composites_are_filtered_by_cubs_split(raw: Path, data_root: Path, tmp_path: Path) -> None:
+    generated = build_birds(raw, data_root)
+    fixed = raw / "CUB_fixed"
+    images = raw / "CUB_200_2011" / "images"
+    # As in the release, both folders hold every bird; the bytes tell which folder was read.
+    for folder in ("train", "test"):
+        shutil.copytree(images, fixed / folder)
+        for file in (fixed / folder).rglob("*.jpg"):
+            file.write_bytes(file.read_bytes() + folder.encode())
+    for name in ("train_places.json", "test_places.json"):
+        shutil.copy(generated.root / name, fixed / name)
+    dataset = build_birds(raw, tmp_path / "official")
+    assert "travelingbirds_fixed: folder CUB_fixed" in dataset.manifest.source_forms
+    for split, ending in (
+        ("train", b"train"),
+        ("val", b"train"),
+        ("test", b"test"),
+        ("test_training_places", b"train"),
+    ):
+        index = dataset.split(split)
+        assert set(index.keys) == set(generated.split(split).keys)
+        assert all(index.read(i).image.endswith(ending) for i in range(len(index)))
+        assert index.place.tolist() == generated.split(split).place.tolist()
+    (fixed / "train_places.json").write_text("{}")
+    with pytest.raises(DataError, match=r"train_places\.json does not name one place"):
+        build_birds(raw, tmp_path / "broken")

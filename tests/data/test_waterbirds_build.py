@@ -1,0 +1,182 @@
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_raw import SIZE, SPECIES
+
+from aimbench.data.build import build
+from aimbench.data.dataset import ShardDataset
+from aimbench.data.layouts.waterbirds import _draw_places, is_waterbird
+from aimbench.data.samples import compose, cover, decode_rgb
+from aimbench.errors import DataError
+
+
+def build_95(raw: Path, data_root: Path, variant: str = "95", **options: object) -> ShardDataset:
+    return build(f"waterbirds@{variant}", raw, data_root, partial=True, workers=1, **options).dataset  # type: ignore[arg-type]
+
+
+def metadata(dataset: ShardDataset) -> list[dict[str, str]]:
+    with (dataset.root / "metadata.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_species_rule_with_its_accidental_matches() -> None:
+    assert is_waterbird("001.Black_footed_Albatross")
+    assert is_waterbird("086.Pacific_Loon")
+    assert not is_waterbird("085.Horned_Lark")
+    for landbird in ("021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee"):
+        assert is_waterbird(landbird)
+        assert not is_waterbird(landbird, "corrected")
+    assert is_waterbird("066.Western_Gull", "corrected")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_places_have_the_published_counts(seed: int) -> None:
+    # Class counts of the release; its group counts are published (Sagawa et al. 2020, table of Waterbirds).
+    sizes = {(0, 0): 3682, (0, 1): 1113, (1, 0): 933, (1, 1): 266, (2, 0): 4510, (2, 1): 1284}
+    splits, labels = [], []
+    for (split, y), size in sizes.items():
+        splits += [split] * size
+        labels += [y] * size
+    places = _draw_places(labels, splits, 0.95, np.random.default_rng(seed))
+    groups = Counter((s, 2 * y + p) for s, y, p in zip(splits, labels, places, strict=True))
+    assert [groups[0, g] for g in range(4)] == [3498, 184, 56, 1057]
+    assert [groups[1, g] for g in range(4)] == [467, 466, 133, 133]
+    assert [groups[2, g] for g in range(4)] == [2255, 2255, 642, 642]
+
+
+def test_release_is_named_where_it_is_absent(raw: Path, data_root: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        build("waterbirds@95", raw, data_root, workers=1)
+    for part in ("waterbird_complete95_forest2water2.tar.gz", "waterbirds@95-regenerated", "--partial"):
+        assert part in str(caught.value)
+
+
+def test_partial_build_falls_back_and_says_so(raw: Path, data_root: Path) -> None:
+    dataset = build_95(raw, data_root)
+    assert dataset.manifest.kind == "partial"
+    assert "regenerated with seed 0" in dataset.manifest.notes[0]
+    rows = metadata(dataset)
+    assert list(rows[0]) == ["img_id", "img_filename", "y", "split", "place", "place_filename"]
+    assert len(rows) == 42
+    by_key = {Path(row["img_filename"]).stem: row for row in rows}
+    for number, split in enumerate(("train", "val", "test")):
+        index = dataset.split(split)
+        for i, key in enumerate(index.keys):
+            row = by_key[key]
+            assert int(row["split"]) == number
+            assert int(row["y"]) == index.label[i] == is_waterbird(row["img_filename"])
+            assert int(row["place"]) == index.place[i]
+            assert index.group[i] == 2 * index.label[i] + index.place[i]
+            water = row["place_filename"].startswith(("/o/ocean/", "/l/lake/natural/"))
+            assert water == bool(index.place[i])
+            assert (raw / "places365" / "data_large" / row["place_filename"].lstrip("/")).is_file()
+
+
+def test_hundred_percent_has_no_minority_in_train(raw: Path, data_root: Path) -> None:
+    dataset = build_95(raw, data_root, "100")
+    train = dataset.split("train")
+    assert (train.place == train.label).all()
+    test = dataset.split("test")
+    assert set(test.group.tolist()) == {0, 1, 2, 3}
+
+
+def test_composite_is_the_bird_on_the_place(raw: Path, data_root: Path) -> None:
+    dataset = build_95(raw, data_root)
+    test = dataset.split("test")
+    row = next(row for row in metadata(dataset) if Path(row["img_filename"]).stem == test.keys[0])
+    composite = decode_rgb(test.read(0).image, "composite").astype(int)
+    bird = np.asarray(Image.open(raw / "CUB_200_2011" / "images" / row["img_filename"])).astype(int)
+    place = Image.open(raw / "places365" / "data_large" / row["place_filename"].lstrip("/"))
+    # PIL's plain resize of the centred square crop's central rows is the independent reference.
+    resized = np.asarray(place.resize((SIZE[0], SIZE[0]), Image.Resampling.LANCZOS)).astype(int)[5:35]
+    assert composite.shape == bird.shape
+    assert abs(composite[7:18, 12:18] - bird[7:18, 12:18]).mean() < 12
+    outside = np.ones(composite.shape[:2], dtype=bool)
+    outside[2:23, 7:23] = False
+    assert abs(composite[outside] - resized[outside]).mean() < 12
+    assert abs(composite[outside] - bird[outside]).mean() > 30
+
+
+def test_compose_weighs_by_the_mask() -> None:
+    bird, place = np.full((1, 3, 3), 200, np.uint8), np.full((1, 3, 3), 100, np.uint8)
+    out = compose(bird, np.array([[1.0, 0.0, 0.25]]), place)
+    assert out[0, :, 0].tolist() == [200, 100, 125]
+
+
+def test_cover_crops_the_centre_and_keeps_the_aspect() -> None:
+    scene = np.zeros((40, 100, 3), np.uint8)
+    scene[:, 30:70] = 255  # a square amid a wide scene is all that a square target shows
+    assert cover(Image.fromarray(scene), 20, 20)[:, 2:-2].min() > 250
+
+
+def write_release(raw: Path, regenerated: ShardDataset) -> Path:
+    """The regenerated images, laid out as the official tarball lays its own."""
+    release = raw / "waterbird_complete95_forest2water2"
+    release.mkdir()
+    (release / "metadata.csv").write_bytes((regenerated.root / "metadata.csv").read_bytes())
+    files = {Path(row["img_filename"]).stem: row["img_filename"] for row in metadata(regenerated)}
+    for split in regenerated.splits:
+        index = regenerated.split(split)
+        for i in range(len(index)):
+            item = index.read(i)
+            path = release / files[item.key]
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(item.image)
+    return release
+
+
+def test_release_folder_is_read_and_masks_are_joined(raw: Path, data_root: Path, tmp_path: Path) -> None:
+    regenerated = build_95(raw, data_root, "95-regenerated")
+    write_release(raw, regenerated)
+    dataset = build_95(raw, tmp_path / "released")
+    assert "waterbirds_95: folder waterbird_complete95_forest2water2" in dataset.manifest.source_forms
+    assert dataset.manifest.kind == "partial"  # 42 images are not the release
+    assert dataset.manifest.fingerprint == regenerated.manifest.fingerprint
+    with pytest.raises(DataError, match=r"train has 24 samples, not 4795; .*--partial"):
+        build("waterbirds@95", raw, tmp_path / "other", workers=1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (",place,", ",plaice,", "no column 'place'"),
+        ("\n7,", "\nseven,", "line 8: not a whole row"),
+        (",001", ",../001", "lies outside"),
+    ],
+)
+def test_broken_release_metadata(
+    raw: Path, data_root: Path, tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    release = write_release(raw, build_95(raw, data_root, "95-regenerated"))
+    table = release / "metadata.csv"
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(DataError, match=expected):
+        build_95(raw, tmp_path / "other")
+
+
+def test_release_label_outside_the_classes(raw: Path, data_root: Path, tmp_path: Path) -> None:
+    release = write_release(raw, build_95(raw, data_root, "95-regenerated"))
+    rows = (release / "metadata.csv").read_text().splitlines()
+    first = rows[1].split(",")
+    first[2] = "2"
+    (release / "metadata.csv").write_text("\n".join([rows[0], ",".join(first), *rows[2:]]) + "\n")
+    with pytest.raises(DataError, match="line 2: y is 2, not 0 to 1"):
+        build_95(raw, tmp_path / "other")
+
+
+def test_release_mask_that_is_absent(raw: Path, data_root: Path, tmp_path: Path) -> None:
+    write_release(raw, build_95(raw, data_root, "95-regenerated"))
+    for mask in (raw / "segmentations" / SPECIES[0]).iterdir():
+        mask.unlink()
+    (raw / "CUB_200_2011").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"no mask for 001\.Herring_Gull"):
+        build_95(raw, tmp_path / "other")
+
+
+def test_seed_changes_the_pairing(raw: Path, data_root: Path, tmp_path: Path) -> None:
+    assert metadata(build_95(raw, data_root)) == metadata(build_95(raw, tmp_path / "again"))
+    assert metadata(build_95(raw, data_root)) != metadata(build_95(raw, tmp_path / "other", seed=1))

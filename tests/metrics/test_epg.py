@@ -1,0 +1,220 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import multiprocessing
+
+from aimbench.errors import DataError
+from aimbench.metrics.epg import (
+    EnergyPointingGame,
+    boxes_to_region,
+    centre_gaussian,
+    energy_pointing_game,
+    epg_score,
+    uniform_reference,
+)
+
+
+def test_non_square_map_by_hand():
+    # 2 rows, 3 columns. Energy 1 + 3 + 4 = 8, of which the right column holds 3 + 4; the -9 is dropped.
+    attribution = torch.tensor([[[1.0, 0.0, 3.0], [0.0, -9.0, 4.0]]])
+    right_column = torch.tensor([[[0, 0, 1], [0, 0, 1]]])
+    bottom_row = torch.tensor([[[0, 0, 0], [1, 1, 1]]])
+    assert energy_pointing_game(attribution, right_column)[0].item() == pytest.approx(7 / 8)
+    assert energy_pointing_game(attribution, bottom_row)[0].item() == pytest.approx(4 / 8)
+
+
+def test_box_at_the_top_right_of_a_wide_image_is_not_transposed():
+    # Only the top right of a 2 x 4 feature map is hot; the box lies there in an image of 40 x 80.
+    attribution = torch.zeros(1, 2, 4)
+    attribution[0, 0, 3] = 1.0
+    top_right = boxes_to_region(torch.tensor([[50.0, 0.0, 80.0, 30.0]]), (40, 80))[None]
+    bottom_left = boxes_to_region(torch.tensor([[0.0, 30.0, 30.0, 40.0]]), (40, 80))[None]
+    # By hand: a bilinear tent reaches 1 from the hot cell's centre (row 10, column 70) to 0 one cell
+    # (20 pixels) away, constant towards the border. Rows 0-9: 1, then 1 - (r + 0.5 - 10) / 20 to row 29;
+    # so no energy lies below row 30 or left of column 50.
+    assert energy_pointing_game(attribution, top_right)[0].item() == pytest.approx(1.0)
+    assert energy_pointing_game(attribution, bottom_left)[0].item() == 0.0
+
+
+def test_upsampling_is_bilinear_without_aligned_corners():
+    # 2 columns become 4: by hand (1, 0) -> (1, 0.75, 0.25, 0); aligned corners would give (1, 2/3, 1/3, 0).
+    region = torch.tensor([[[True, True, False, False]]])
+    score, _ = energy_pointing_game(torch.tensor([[[1.0, 0.0]]]), region)
+    assert score.item() == pytest.approx(1.75 / 2)
+    # The positive part is taken first: upsampling (1, -1) first would give 1.5 / 1.5.
+    score, _ = energy_pointing_game(torch.tensor([[[1.0, -1.0]]]), region)
+    assert score.item() == pytest.approx(1.75 / 2)
+
+
+def test_soft_region_weighs_energy():
+    score, _ = energy_pointing_game(torch.ones(1, 1, 2), torch.tensor([[[0.5, 0.25]]]))
+    assert score.item() == pytest.approx(0.375)
+
+
+def test_score_does_not_depend_on_the_scale_of_the_map():
+    torch.manual_seed(0)
+    attribution, region = torch.randn(3, 5, 7), torch.rand(3, 20, 28) > 0.5
+    small, _ = energy_pointing_game(1e-4 * attribution, region)
+    torch.testing.assert_close(small, energy_pointing_game(1e4 * attribution, region)[0])
+
+
+def test_no_positive_energy_scores_zero_and_is_counted():
+    attribution = torch.stack([-torch.ones(2, 2), torch.full((2, 2), 2e-8), torch.full((2, 2), 1e-6)])
+    scores, undefined = energy_pointing_game(attribution, torch.ones(3, 2, 2))
+    assert scores.tolist() == [0.0, 0.0, pytest.approx(1.0)]
+    assert undefined.tolist() == [True, True, False]
+
+
+def test_empty_region_is_no_ground_truth():
+    scores, undefined = energy_pointing_game(torch.zeros(1, 2, 2), torch.zeros(1, 4, 4))
+    assert math.isnan(scores.item())
+    assert undefined.tolist() == [False]
+
+
+def test_half_precision_is_summed_in_single():
+    score, _ = energy_pointing_game(
+        torch.ones(1, 300, 300, dtype=torch.bfloat16), torch.ones(1, 300, 300) > 0
+    )
+    assert score.item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_undefined_attribution_names_the_sample(bad):
+    attribution = torch.ones(3, 2, 2)
+    attribution[1, 0, 1] = bad
+    with pytest.raises(DataError, match="sample 1 of the batch is NaN or infinite"):
+        energy_pointing_game(attribution, torch.ones(3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("attribution", "region", "message"),
+    [
+        (torch.ones(2, 4, 4), torch.ones(3, 4, 4), "one region for each"),
+        (torch.ones(2, 1, 4, 4), torch.ones(2, 4, 4), r"give \(N, H, W\)"),
+        (torch.ones(1, 8, 4), torch.ones(1, 4, 8), "larger than its region"),
+        (torch.ones(1, 4, 4), 255 * torch.ones(1, 4, 4, dtype=torch.uint8), "divide 8-bit masks by 255"),
+    ],
+)
+def test_bad_shapes_and_ranges(attribution, region, message):
+    with pytest.raises(DataError, match=message):
+        energy_pointing_game(attribution, region)
+
+
+def test_uniform_map_scores_the_uniform_reference():
+    torch.manual_seed(0)
+    region = torch.rand(4, 9, 13) > 0.7
+    scores, _ = energy_pointing_game(torch.ones(4, 3, 2), region)
+    torch.testing.assert_close(uniform_reference(region), scores)
+    assert uniform_reference(torch.zeros(1, 2, 2)).isnan().all()
+
+
+def test_centre_gaussian():
+    gaussian = centre_gaussian(5, 8)
+    assert gaussian.shape == (5, 8)
+    torch.testing.assert_close(gaussian, gaussian.flip(0).flip(1))
+    assert gaussian[2].argmax() in (3, 4)
+    # One standard deviation (a quarter of the side) from the centre: row centre 0.5 + 0.25 = 0.75 of 2 rows.
+    assert centre_gaussian(2, 1)[1, 0].item() == pytest.approx(math.exp(-0.5))
+
+
+def test_boxes_become_their_union():
+    boxes = torch.tensor([[1.0, 0.0, 3.0, 2.0], [2.0, 1.0, 9.0, 2.0]])
+    expected = torch.tensor([[0, 1, 1, 0, 0], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    assert torch.equal(boxes_to_region(boxes, (3, 5)), expected)
+
+
+def test_fractional_box_covers_the_pixels_whose_centre_it_holds():
+    assert boxes_to_region(torch.tensor([[0.6, 0.0, 2.5, 1.0]]), (1, 4)).tolist() == [
+        [False, True, False, False]
+    ]
+
+
+def test_no_box_is_an_empty_region():
+    assert not boxes_to_region(torch.zeros(0, 4), (3, 5)).any()
+
+
+@pytest.mark.parametrize("boxes", [torch.zeros(4), torch.tensor([[3.0, 0.0, 1.0, 2.0]])])
+def test_bad_boxes(boxes):
+    with pytest.raises(DataError, match="box"):
+        boxes_to_region(boxes, (3, 5))
+
+
+# Six samples whose scores are chosen: the left share of the energy is 0.1 ... 0.5, the last has no region.
+LEFT = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.9])
+MAPS = torch.stack([LEFT, 1 - LEFT], dim=1)[:, None, :]
+REGIONS = torch.tensor([[[1.0, 0.0]]] * 5 + [[[0.0, 0.0]]])
+CORRECT = torch.tensor([True, True, False, False, False, True])
+GROUP = torch.tensor([0, 0, 0, 2, 2, 1])
+
+
+def check_six_samples(values):
+    assert values["value"].item() == pytest.approx(0.3)
+    assert values["correct"].item() == pytest.approx(0.15)
+    assert values["incorrect"].item() == pytest.approx(0.4)
+    assert values["n"].item() == 5
+    assert values["undefined"].item() == 0
+    torch.testing.assert_close(values["groups"], torch.tensor([0.2, math.nan, 0.45]), equal_nan=True)
+
+
+def test_metric_accumulates_batches_of_any_size():
+    metric = EnergyPointingGame(num_groups=3)
+    for batch in (slice(0, 1), slice(1, 5), slice(5, 6)):
+        metric.update(MAPS[batch], REGIONS[batch], CORRECT[batch], GROUP[batch])
+    check_six_samples(metric.compute())
+
+
+def test_metric_counts_undefined_samples():
+    metric = EnergyPointingGame()
+    metric.update(-torch.ones(2, 1, 2), torch.ones(2, 1, 2), torch.tensor([True, False]))
+    values = metric.compute()
+    assert (values["value"].item(), values["undefined"].item(), values["n"].item()) == (0.0, 2, 2)
+    assert values["groups"].shape == (0,)
+
+
+def test_metric_needs_the_groups_it_was_promised():
+    with pytest.raises(DataError, match="give each sample's group"):
+        EnergyPointingGame(num_groups=3).update(MAPS, REGIONS, CORRECT)
+
+
+def _evaluate_share(rank, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    metric = EnergyPointingGame(num_groups=3)
+    # Rank 0 has one sample, rank 1 five, in two batches.
+    for batch in [slice(0, 1)] if rank == 0 else [slice(1, 3), slice(3, 6)]:
+        metric.update(MAPS[batch], REGIONS[batch], CORRECT[batch], GROUP[batch])
+    torch.save(metric.compute(), f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_metric_is_right_under_two_processes(tmp_path):
+    multiprocessing.spawn(_evaluate_share, args=(str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        check_six_samples(torch.load(tmp_path / f"rank{rank}.pt", weights_only=True))
+
+
+def test_epg_score_of_six_samples():
+    scores, undefined = energy_pointing_game(MAPS, REGIONS)
+    record = epg_score(scores, undefined, CORRECT, GROUP, ["a", "b", "c"], seed=0)
+    assert record.value == pytest.approx(0.3)
+    assert record.correct == pytest.approx(0.15)
+    assert record.incorrect == pytest.approx(0.4)
+    assert record.groups == pytest.approx({"a": 0.2, "c": 0.45})
+    assert (record.n, record.undefined) == (5, 0)
+    assert 0.1 <= record.low < 0.3 < record.high <= 0.5
+
+
+def test_epg_score_without_groups_or_errors():
+    record = epg_score(np.array([0.5, 0.0]), np.array([False, True]), np.array([True, True]), None, [], 0)
+    assert (record.correct, record.incorrect, record.groups, record.undefined) == (0.25, None, {}, 1)
+
+
+def test_epg_score_refuses_what_it_cannot_score():
+    with pytest.raises(DataError, match="no sample has ground truth"):
+        epg_score([math.nan], [False], [True], None, [], 0)
+    with pytest.raises(DataError, match="correct has shape"):
+        epg_score([0.5, 0.5], [False, False], [True], None, [], 0)

@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from aimbench.errors import DataError
+from aimbench.metrics.statistics import (
+    bootstrap_mean_interval,
+    mcnemar,
+    paired_bootstrap,
+    paired_bootstrap_worst_group,
+    weighted_accuracy_interval,
+    wilson_interval,
+    worst_group_interval,
+)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_wilson_agrees_with_scipy(confidence):
+    correct, n = np.array([0, 1, 5, 552, 642, 3]), np.array([7, 1, 9, 642, 642, 1000])
+    low, high = wilson_interval(correct, n, confidence=confidence)
+    for i in range(len(n)):
+        expected = stats.binomtest(correct[i], n[i]).proportion_ci(confidence, method="wilson")
+        assert low[i] == pytest.approx(expected.low, abs=1e-12)
+        assert high[i] == pytest.approx(expected.high, abs=1e-12)
+
+
+def test_wilson_limits_hold_the_value_at_both_ends():
+    low, high = wilson_interval([0, 29], [29, 29])
+    assert (low[0], high[1]) == (0.0, 1.0)
+
+
+def test_wilson_of_no_trials_says_nothing():
+    low, high = wilson_interval(0, 0)
+    assert (low, high) == (0.0, 1.0)
+
+
+def test_weighted_interval_of_one_group_is_wilson():
+    low, high = weighted_accuracy_interval([17], [20], [3.0])
+    expected = stats.binomtest(17, 20).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+def test_weighted_interval_agrees_with_the_delta_method_on_large_groups():
+    correct, n, weight = np.array([700, 1300]), np.array([1000, 2000]), np.array([0.3, 0.7])
+    p = correct / n
+    half = 1.959964 * np.sqrt(np.sum(weight**2 * p * (1 - p) / n))
+    value = weight @ p
+    assert weighted_accuracy_interval(correct, n, weight) == pytest.approx(
+        (value - half, value + half), abs=1e-3
+    )
+
+
+def test_weighted_interval_covers_the_truth_with_many_small_groups():
+    rng = np.random.default_rng(0)
+    p, n, weight = rng.uniform(0.2, 0.98, 50), np.full(50, 8), np.full(50, 1 / 50)
+    covered = 0
+    for _ in range(400):
+        low, high = weighted_accuracy_interval(rng.binomial(n, p), n, weight)
+        covered += low <= weight @ p <= high
+    assert 0.92 <= covered / 400 <= 0.99
+
+
+def test_bootstrap_mean_agrees_with_scipy():
+    values = np.random.default_rng(1).beta(2, 5, size=300)
+    reference = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", random_state=2
+    ).confidence_interval
+    low, high = bootstrap_mean_interval(values, samples=20_000, seed=3)
+    assert (low, high) == pytest.approx((reference.low, reference.high), abs=1e-3)
+
+
+def test_bootstrap_mean_is_repeatable_and_draws_in_batches(monkeypatch):
+    values = np.random.default_rng(1).random(50)
+    whole = bootstrap_mean_interval(values, samples=200, seed=5)
+    monkeypatch.setattr("aimbench.metrics.statistics._DRAWS_AT_ONCE", 7 * 50)
+    assert bootstrap_mean_interval(values, samples=200, seed=5) == whole
+    assert bootstrap_mean_interval(values, samples=200, seed=6) != whole
+
+
+@pytest.mark.parametrize("values", [[], [0.5, np.nan], [np.inf]])
+def test_bootstrap_mean_refuses_undefined_values(values):
+    with pytest.raises(DataError, match="bootstrap interval"):
+        bootstrap_mean_interval(values)
+
+
+def test_worst_group_interval_of_one_far_worst_group_is_near_binomial():
+    # The error that the specification quotes: 1.4 points of standard error near 86 % on 642 images.
+    low, high = worst_group_interval([2240, 552, 640], [2255, 642, 642], samples=4000)
+    assert low < 552 / 642 < high
+    assert (high - low) / (2 * 1.96) == pytest.approx(0.014, abs=0.001)
+
+
+def test_worst_group_interval_keeps_its_width_at_zero_and_at_one():
+    low, high = worst_group_interval([0, 20], [20, 20])
+    assert low == 0.0
+    assert high == pytest.approx(stats.binomtest(0, 20).proportion_ci(method="wilson").high)
+    low, high = worst_group_interval([20, 20], [20, 20])
+    assert low < 0.9
+    assert high == 1.0
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "n"),
+    [([0.9] * 4, [2255, 2255, 642, 642]), ([0.97, 0.5, 0.5, 0.95], [466, 466, 133, 133])],
+    ids=["tied", "small"],
+)
+def test_worst_group_interval_covers_the_truth(accuracy, n):
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(300):
+        low, high = worst_group_interval(rng.binomial(n, accuracy), n, samples=300, seed=seed)
+        covered += low <= min(accuracy) <= high
+    assert covered / 300 >= 0.9
+
+
+def test_mcnemar_agrees_with_the_binomial_tail():
+    first = np.array([1] * 10 + [0] * 2 + [1] * 30 + [0] * 5, dtype=bool)
+    second = np.array([0] * 10 + [1] * 2 + [1] * 30 + [0] * 5, dtype=bool)
+    result = mcnemar(first, second)
+    assert (result.first_only, result.second_only) == (10, 2)
+    assert result.p_value == pytest.approx(2 * stats.binom.cdf(2, 12, 0.5))
+
+
+def test_mcnemar_without_disagreement():
+    assert mcnemar([True, False], [True, False]).p_value == 1.0
+
+
+def test_paired_tests_refuse_samples_that_do_not_pair():
+    with pytest.raises(DataError, match="match the two by sample key"):
+        mcnemar([True, False], [True])
+    with pytest.raises(DataError, match="match the two by sample key"):
+        paired_bootstrap([0.1, 0.2], [0.1])
+
+
+def test_paired_bootstrap_is_tighter_than_unpaired():
+    rng = np.random.default_rng(0)
+    hardness = rng.random(400)
+    first, second = hardness + 0.02 + 0.01 * rng.normal(size=400), hardness + 0.01 * rng.normal(size=400)
+    result = paired_bootstrap(first, second)
+    assert result.value == pytest.approx(np.mean(first) - np.mean(second))
+    assert not result.inside_noise
+    standard_error = np.std(first - second, ddof=1) / np.sqrt(400)
+    assert result.high - result.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+
+
+def test_paired_worst_group_by_hand():
+    group = np.array([0] * 4 + [1] * 4)
+    first = np.array([1, 1, 1, 0, 1, 1, 0, 0])  # worst group 1, 0.5
+    second = np.array([1, 0, 0, 0, 1, 1, 1, 1])  # worst group 0, 0.25
+    result = paired_bootstrap_worst_group(first, second, group)
+    assert result.value == pytest.approx(0.25)
+    assert result.low < 0.25 < result.high
+    assert result.inside_noise
+
+
+def test_paired_worst_group_draws_as_resampling_by_index_does():
+    rng = np.random.default_rng(0)
+    group = np.repeat([3, 7], [40, 60])
+    first, second = rng.random(100) < 0.8, rng.random(100) < 0.6
+    result = paired_bootstrap_worst_group(first, second, group, samples=10_000)
+    draws = []
+    for _ in range(10_000):
+        parts = [rng.choice(np.flatnonzero(group == g), size=(group == g).sum()) for g in (3, 7)]
+        draws.append(min(first[i].mean() for i in parts) - min(second[i].mean() for i in parts))
+    assert (result.low, result.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
+
+
+def test_paired_worst_group_of_a_method_with_itself_is_nothing():
+    correct = np.array([1, 0, 1, 1])
+    result = paired_bootstrap_worst_group(correct, correct, np.array([0, 0, 1, 1]))
+    assert (result.value, result.low, result.high) == (0.0, 0.0, 0.0)
+    assert result.inside_noise
+
+
+def test_paired_worst_group_refuses_an_empty_split():
+    with pytest.raises(DataError, match="no samples"):
+        paired_bootstrap_worst_group([], [], [])

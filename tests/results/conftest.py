@@ -1,0 +1,142 @@
+"""Made-up records with numbers that are easy to compute by hand."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from aimbench.record import (
+    BackboneInfo,
+    CodeInfo,
+    Cost,
+    DatasetInfo,
+    Definition,
+    EpgScore,
+    Interval,
+    MethodInfo,
+    Record,
+    SplitMetrics,
+)
+
+GROUPS = ["landbird on land", "landbird on water", "waterbird on land", "waterbird on water"]
+
+RecordFactory = Callable[..., Record]
+
+
+def interval(value: float) -> Interval:
+    return Interval(value=value, low=max(0.0, value - 0.05), high=min(1.0, value + 0.05))
+
+
+def epg(value: float) -> EpgScore:
+    return EpgScore(value=value, low=value - 0.01, high=value + 0.01, n=4, undefined=0)
+
+
+def made_up_metrics(
+    accuracy: float = 0.8, wga: float = 0.5, worst: str = GROUPS[2], **epg_values: float
+) -> SplitMetrics:
+    return SplitMetrics(
+        n=100,
+        accuracy=interval(accuracy),
+        accuracy_reweighted=interval(accuracy + 0.05),
+        accuracy_group_mean=interval(accuracy - 0.05),
+        accuracy_class_balanced=accuracy,
+        worst_group_accuracy=interval(wga),
+        worst_group=worst,
+        epg={name: epg(value) for name, value in epg_values.items()},
+    )
+
+
+def made_up_record(
+    *,
+    method: str = "erm",
+    config: dict[str, Any] | None = None,
+    regime: dict[str, Any] | None = None,
+    dataset: str = "waterbirds",
+    variant: str = "95",
+    kind: str = "official",
+    fingerprint: str = "f" * 64,
+    backbone: str = "resnet50",
+    weights_hash: str = "w" * 64,
+    training: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
+    seed: int = 0,
+    selector: str = "val_accuracy",
+    metrics: dict[str, SplitMetrics] | None = None,
+    revision: str = "abc",
+    dirty: bool = False,
+) -> Record:
+    definition = Definition(
+        method=MethodInfo(
+            name=method,
+            source="a paper",
+            config=config or {},
+            regime=regime or {"train": "class", "select": "class"},
+        ),
+        dataset=DatasetInfo(name=dataset, variant=variant, kind=kind, fingerprint=fingerprint),  # type: ignore[arg-type]
+        backbone=BackboneInfo(name=backbone, weights="timm", weights_hash=weights_hash),
+        training=training or {"train": "head", "epochs": 20},
+        evaluation=evaluation
+        or {"groups": GROUPS, "num_classes": 2, "train_group_counts": [3498, 184, 56, 1057]},
+        seed=seed,
+        selector=selector,
+    )
+    return Record(
+        id=definition.id,
+        **{name: getattr(definition, name) for name in Definition.model_fields},
+        selected={"phase": "train", "epoch": 3},
+        metrics=metrics or {"test": made_up_metrics()},
+        cost=Cost(parameters=10, trainable_parameters=2, wall_seconds=1.5),
+        code=CodeInfo(version="0.1.0", revision=revision, dirty=dirty),
+        environment={"python": "3.11"},
+        created="2026-01-01T00:00:00Z",
+    )
+
+
+@pytest.fixture
+def make_metrics() -> Callable[..., SplitMetrics]:
+    return made_up_metrics
+
+
+@pytest.fixture
+def make_record() -> RecordFactory:
+    return made_up_record
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def sound_run() -> tuple[Record, dict[str, bytes]]:
+    """A record whose metrics follow from its eight predictions, and its files.
+
+    By hand: 5 of 8 are right; the groups have 2 of 2, 1 of 2, 0 of 2 and 2 of 2, so the worst is
+    'waterbird on land'. EPG values are 0.2, 0.4, 0.6 and 0.8; the other four samples were not measured.
+    """
+    from aimbench.metrics.groups import split_metrics
+
+    table = pd.DataFrame(
+        {
+            "split": ["test"] * 8,
+            "key": [f"{i:06d}" for i in range(8)],
+            "label": [0, 0, 0, 0, 1, 1, 1, 1],
+            "group": [0, 0, 1, 1, 2, 2, 3, 3],
+            "prediction": [0, 0, 0, 1, 0, 0, 1, 1],
+            "probability": [0.9] * 8,
+            "epg_gradcam": [0.2, 0.4, 0.6, 0.8] + [None] * 4,
+        }
+    )
+    metrics = split_metrics(
+        table["label"].to_numpy(),
+        table["prediction"].to_numpy(),
+        table["group"].to_numpy(),
+        2,
+        GROUPS,
+        [3498, 184, 56, 1057],
+    ).model_copy(update={"epg": {"gradcam": EpgScore(value=0.5, low=0.3, high=0.7, n=4, undefined=0)}})
+    record = made_up_record(metrics={"test": metrics})
+    return record, {f"{record.id}.predictions.parquet": parquet(table)}

@@ -1,0 +1,143 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aimbench.cli.results import app
+from aimbench.errors import ConfigError, RecordError
+from aimbench.results.store import Store
+
+PUBLISHED = Path(__file__).parents[2] / "results" / "reference"
+
+
+@pytest.fixture
+def root(tmp_path, make_record, monkeypatch):
+    store = Store(tmp_path / "results")
+    for record in [
+        make_record(seed=0),
+        make_record(seed=1),
+        make_record(method="aim"),
+        make_record(variant="100"),
+        make_record(kind="mini", variant="mini"),
+    ]:
+        store.write(record)
+    (store.root / "reference").symlink_to(PUBLISHED)
+    monkeypatch.setenv("AIMBENCH_RESULTS", str(store.root))
+    return store.root
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_table_is_markdown_in_a_pipe_one_for_each_comparable_set(root):
+    text = run("table")
+    assert text.count("| Method |") == 3
+    assert text.index("waterbirds@100") < text.index("waterbirds@95") < text.index("waterbirds@mini")
+
+
+@pytest.mark.parametrize(
+    ("filters", "rows"),
+    [
+        (["--dataset", "waterbirds@95"], [("95", "aim"), ("95", "erm")]),
+        (["--dataset", "waterbirds", "--variant", "100"], [("100", "erm")]),
+        (["--method", "aim"], [("95", "aim")]),
+        (["--kind", "mini"], [("mini", "erm")]),
+        (["--backbone", "resnet50", "--selector", "val_accuracy", "--kind", "official", "--method", "erm"],
+         [("100", "erm"), ("95", "erm")]),
+    ],
+)  # fmt: skip
+def test_table_filters(root, filters, rows):
+    tables = json.loads(run("table", "--format", "json", *filters))["tables"]
+    assert [(table["variant"], row["method"]) for table in tables for row in table["rows"]] == rows
+
+
+def test_table_says_when_nothing_matches(root):
+    result = CliRunner().invoke(app, ["table", "--method", "jtt"])
+    assert result.exit_code == 0
+    assert "no records in" in result.stderr
+    assert result.stdout == ""
+
+
+def test_table_reads_the_folder_that_the_option_names(root, tmp_path):
+    result = CliRunner().invoke(app, ["table", "--results", str(tmp_path / "other")])
+    assert str(tmp_path / "other" / "records") in result.stderr
+
+
+def test_published_numbers_stand_beneath_ours(root):
+    text = run("table", "--dataset", "waterbirds@100", "--reference")
+    assert text.index("| erm (1)") < text.index("Published numbers") < text.index("AIM[2,25%]")
+    assert "Published" not in run("table", "--dataset", "waterbirds@100")
+
+
+def test_out_writes_the_file_and_names_a_place_that_cannot_be_written(root, tmp_path):
+    out = tmp_path / "new" / "table.tex"
+    assert run("table", "--format", "latex", "--out", str(out)) == ""
+    assert r"\toprule" in out.read_text()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match="can't be written"):
+        run("table", "--out", str(tmp_path / "file" / "table.md"))
+
+
+def test_two_variants_contradict_each_other(root):
+    with pytest.raises(ConfigError, match="contradict"):
+        run("table", "--dataset", "waterbirds@95", "--variant", "100")
+
+
+def test_a_terminal_gets_a_drawn_table(root, monkeypatch, capsys):
+    from aimbench.cli import results
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "300")
+    results.table(dataset="waterbirds@95", reference=True)
+    text = capsys.readouterr().out
+    assert "| Method |" not in text
+    assert "aim (1)" in text
+    assert "80.0 ± 0.0" in text
+    assert "GroupDRO" in text
+
+
+def test_show_finds_a_record_by_the_beginning_of_its_id(root, make_record):
+    aim = make_record(method="aim")
+    text = run("show", aim.id[:7])
+    assert aim.id in text
+    assert "80.0 [75.0, 85.0]" in text
+    assert json.loads(run("show", aim.id, "--json"))["id"] == aim.id
+
+
+def test_show_names_the_nearest_for_an_unknown_id(root):
+    with pytest.raises(RecordError, match=r"did you mean|known"):
+        run("show", "aim-ffffffffffff")
+
+
+def test_validate_passes_sound_records_and_fails_on_an_edited_number(tmp_path, sound_run):
+    store = Store(tmp_path)
+    path = store.write(*sound_run)
+    assert "1 records" in run("validate", "--results", str(tmp_path))
+    content = json.loads(path.read_text())
+    content["metrics"]["test"]["worst_group_accuracy"]["value"] = 0.75
+    path.write_text(json.dumps(content))
+    result = CliRunner().invoke(app, ["validate", "--results", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "worst_group_accuracy.value: the record says 0.75" in result.stderr
+    assert "1 of 1 records" in result.stderr
+
+
+def test_validate_of_one_variant_leaves_the_others_out(root, sound_run):
+    Store(root).write(*sound_run, replace=True)
+    result = CliRunner().invoke(app, ["validate", "--dataset", "waterbirds@100"])
+    assert "1 of 1 records" in result.stderr
+
+
+def test_the_command_line_module_imports_nothing_heavy():
+    code = (
+        "import sys, aimbench.cli.results, aimbench.cli.listing; "
+        "print(sorted({'torch', 'pandas', 'pyarrow', 'timm', 'webdataset', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

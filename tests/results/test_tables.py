@@ -1,0 +1,253 @@
+import csv
+import io
+import json
+import re
+
+import pytest
+
+from aimbench.errors import ConfigError
+from aimbench.results.render import grid, render, render_all
+from aimbench.results.tables import make_tables
+
+
+def test_seeds_become_one_row_with_mean_and_sample_standard_deviation(make_record, make_metrics):
+    records = [
+        make_record(seed=seed, metrics={"test": make_metrics(accuracy=accuracy, wga=wga, gradcam=0.4)})
+        for seed, accuracy, wga in [(0, 0.70, 0.50), (1, 0.80, 0.52), (2, 0.90, 0.48)]
+    ]
+    (table,) = make_tables(reversed(records))
+    (row,) = table.rows
+    accuracy = row.cells["accuracy"]
+    # By hand: the deviations from 0.8 are -0.1, 0, 0.1, so the variance is 0.02 / 2.
+    assert accuracy.value == pytest.approx(0.8)
+    assert accuracy.std == pytest.approx(0.1)
+    assert (accuracy.n, accuracy.low, accuracy.high) == (3, None, None)
+    assert row.cells["worst_group_accuracy"].std == pytest.approx(0.02)
+    assert row.cells["epg_gradcam"].std == pytest.approx(0)
+    assert row.seeds == (0, 1, 2)
+    assert row.records == tuple(record.id for record in records)
+
+
+def test_a_single_run_shows_its_own_interval(make_record):
+    (table,) = make_tables([make_record()])
+    cell = table.rows[0].cells["accuracy"]
+    assert (cell.value, cell.std, cell.low, cell.high) == (0.8, None, 0.75, pytest.approx(0.85))
+    assert "80.0 [75.0, 85.0]" in render(table, "md")
+    assert any("95 % interval of a single run" in note for note in table.notes)
+    assert not any("standard deviation" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kind": "mini"},
+        {"kind": "partial"},
+        {"fingerprint": "0" * 64},
+        {"variant": "100"},
+        {"dataset": "cub"},
+        {"backbone": "resnet18"},
+        {"weights_hash": "0" * 64},
+        {"selector": "last"},
+    ],
+)
+def test_runs_that_cannot_be_compared_never_share_a_table(make_record, other):
+    mine, theirs = make_record(), make_record(**other)
+    tables = make_tables([mine, theirs])
+    assert sorted(tuple(row.records for row in table.rows) for table in tables) == sorted(
+        [((mine.id,),), ((theirs.id,),)]
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"config": {"area": 0.35}},
+        {"training": {"train": "all", "epochs": 20}},
+        {"training": {"train": "head", "epochs": 10}},
+        {"evaluation": {"epg_samples": 100}},
+        {"regime": {"train": "groups", "select": "class"}},
+        {"method": "aim"},
+    ],
+)
+def test_runs_with_other_settings_are_rows_of_their_own(make_record, other):
+    (table,) = make_tables([make_record(), make_record(**other), make_record(seed=1)])
+    assert sorted(row.n for row in table.rows) == [1, 2]
+
+
+def test_config_shows_only_what_differs_within_a_method_and_settings_what_differs_in_the_table(make_record):
+    records = [
+        make_record(method="erm", config={"width": 8}),
+        make_record(method="aim", config={"area": 0.25, "stop": 2}, training={"train": "all", "epochs": 20}),
+        make_record(method="aim", config={"area": 0.35, "stop": 2}, training={"train": "all", "epochs": 20}),
+    ]
+    (table,) = make_tables(records)
+    assert [(row.method, row.config, row.settings) for row in table.rows] == [
+        ("aim", "area=0.25", "train=all"),
+        ("aim", "area=0.35", "train=all"),
+        ("erm", "", "train=head"),
+    ]
+    assert "Training of all rows: epochs=20." in table.notes
+
+
+def test_rows_are_sorted_by_method_whatever_their_numbers(make_record, make_metrics):
+    records = [
+        make_record(method=name, metrics={"test": make_metrics(accuracy=accuracy)})
+        for name, accuracy in [("jtt", 0.9), ("aim", 0.1), ("erm", 0.5)]
+    ]
+    (table,) = make_tables(records)
+    assert [row.method for row in table.rows] == ["aim", "erm", "jtt"]
+
+
+def test_regimes_are_shown_and_a_difference_is_noted(make_record):
+    dro = make_record(method="groupdro", regime={"train": "groups", "select": "val_groups"})
+    (table,) = make_tables([make_record(), dro])
+    assert [row.regime for row in table.rows] == [
+        "train=class, select=class",
+        "train=groups, select=val_groups",
+    ]
+    assert any("compare only rows of the same regime" in note for note in table.notes)
+    (alone,) = make_tables([dro])
+    assert not any("same regime" in note for note in alone.notes)
+
+
+def test_worst_groups_are_named_most_frequent_first(make_record, make_metrics):
+    worst = ["a", "b", "b"]
+    records = [
+        make_record(seed=i, metrics={"test": make_metrics(worst=name)}) for i, name in enumerate(worst)
+    ]
+    (table,) = make_tables(records)
+    assert table.rows[0].cells["worst_group_accuracy"].detail == ("b", "a")
+    assert "(b; a)" in render(table, "md")
+
+
+def test_where_groups_are_the_classes_the_caption_says_so(make_record):
+    species = {"groups": ["crow", "gull"], "num_classes": 2}
+    (table,) = make_tables([make_record(evaluation=species)])
+    assert any("worst class" in note for note in table.notes)
+    (table,) = make_tables([make_record()])
+    assert not any("worst class" in note for note in table.notes)
+
+
+def test_further_test_conditions_and_attributions_become_columns(make_record, make_metrics):
+    metrics = {
+        "val": make_metrics(accuracy=0.1),
+        "test": make_metrics(accuracy=0.3, mask=0.5, uniform=0.14, centre=0.3),
+        "test_training_places": make_metrics(accuracy=0.7),
+    }
+    (table,) = make_tables([make_record(metrics=metrics)])
+    assert [column.title for column in table.columns] == [
+        "Accuracy",
+        "Reweighted",
+        "Group mean",
+        "WGA",
+        "EPG gradcam",
+        "EPG input x gradient",
+        "EPG mask",
+        "EPG uniform",
+        "EPG centre",
+        "Accuracy (training places)",
+    ]
+    cells = table.rows[0].cells
+    assert cells["test_training_places_accuracy"].value == 0.7
+    assert cells["epg_mask"].value == 0.5
+    assert "epg_gradcam" not in cells
+    assert grid(table)[1][-6] == "-"
+
+
+def test_a_metric_that_only_some_runs_have_says_of_how_many_it_is(make_record, make_metrics):
+    records = [
+        make_record(seed=0, metrics={"test": make_metrics(mask=0.5)}),
+        make_record(seed=1, metrics={"test": make_metrics()}),
+    ]
+    (table,) = make_tables(records)
+    assert table.rows[0].cells["epg_mask"].n == 1
+    assert "50.0 [49.0, 51.0] (n=1)" in grid(table)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"kind": "mini"}, "Synthetic mini set"),
+        ({"kind": "partial"}, "not comparable with published numbers"),
+        ({"dirty": True}, "1 of 1 runs came from code with uncommitted changes"),
+    ],
+)
+def test_what_weakens_a_table_is_noted(make_record, change, note):
+    (table,) = make_tables([make_record(**change)])
+    assert any(note in line for line in table.notes)
+
+
+def test_markdown_leads_each_row_back_to_its_runs(make_record):
+    records = [make_record(seed=0), make_record(seed=1), make_record(method="aim")]
+    (table,) = make_tables(records)
+    text = render(table, "md")
+    assert f"(1) {records[2].id}; (2) {records[0].id}, {records[1].id}." in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in rows}) == 1
+    assert rows[2].startswith("| aim (1) |")
+
+
+def test_markdown_cells_cannot_break_the_table(make_record):
+    (table,) = make_tables([make_record(config={"a": "x|y"}), make_record(config={"a": "1\n2"})])
+    rows = [line for line in render(table, "md").splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert "x\\|y" in rows[3] or "x\\|y" in rows[2]
+
+
+def test_csv_holds_full_fractions_and_the_ids(make_record, make_metrics):
+    records = [
+        make_record(seed=seed, metrics={"test": make_metrics(accuracy=accuracy)})
+        for seed, accuracy in [(0, 1 / 3), (1, 2 / 3)]
+    ]
+    (line,) = csv.DictReader(io.StringIO(render(make_tables(records)[0], "csv")))
+    assert float(line["accuracy"]) == pytest.approx(0.5, abs=1e-15)
+    assert float(line["accuracy_std"]) == pytest.approx(2**0.5 / 6, abs=1e-15)
+    assert line["accuracy_low"] == ""
+    assert line["records"].split() == [record.id for record in records]
+    assert (line["dataset"], line["variant"], line["kind"], line["n"]) == (
+        "waterbirds",
+        "95",
+        "official",
+        "2",
+    )
+
+
+def test_csv_of_several_tables_has_one_header(make_record, make_metrics):
+    tables = make_tables(
+        [
+            make_record(metrics={"test": make_metrics(), "test_black": make_metrics(accuracy=0.6)}),
+            make_record(variant="100"),
+        ]
+    )
+    lines = list(csv.DictReader(io.StringIO(render_all(tables, "csv"))))
+    assert {line["variant"]: line["test_black_accuracy"] for line in lines} == {"95": "0.6", "100": ""}
+
+
+def test_json_holds_full_fractions_and_the_ids(make_record, make_metrics):
+    record = make_record(metrics={"test": make_metrics(accuracy=1 / 3)})
+    content = json.loads(render(make_tables([record])[0], "json"))
+    (row,) = content["tables"][0]["rows"]
+    assert row["cells"]["accuracy"]["value"] == 1 / 3
+    assert row["records"] == [record.id]
+    assert content["tables"][0]["fingerprint"] == "f" * 64
+
+
+def test_latex_is_booktabs_with_everything_escaped(make_record):
+    regime = {"train": "a_b & 50 % {x} #1 $2 ~ ^ \\"}
+    records = [make_record(seed=0, regime=regime), make_record(seed=1, regime=regime)]
+    text = render(make_tables(records)[0], "latex")
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert text.count(rule) == 1
+    assert r"80.0 $\pm$ 0.0" in text
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0]
+    columns = re.search(r"\\begin\{tabular\}\{(l+)\}", text)
+    assert columns is not None
+    assert len(re.findall(r"(?<!\\)&", body)) == len(columns[1]) - 1
+    assert not re.search(r"(?<!\\)[%#_]", body)
+    expected = r"train=a\_b \& 50 \% \{x\} \#1 \$2 \textasciitilde{} \textasciicircum{} \textbackslash{}"
+    assert expected in body
+
+
+def test_an_unknown_format_names_the_nearest(make_record):
+    with pytest.raises(ConfigError, match="did you mean 'latex'"):
+        render(make_tables([make_record()])[0], "latec")

@@ -1,0 +1,129 @@
+import json
+
+import pandas as pd
+import pytest
+
+from aimbench.results.store import Store
+from aimbench.results.validate import check_record
+
+
+@pytest.fixture
+def stored(tmp_path, sound_run):
+    store = Store(tmp_path)
+    return store, store.write(*sound_run)
+
+
+def edit(path, *keys, value):
+    content = json.loads(path.read_text())
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path.write_text(json.dumps(content))
+
+
+def test_a_sound_record_has_no_problems_and_the_numbers_worked_out_by_hand(stored):
+    store, path = stored
+    assert check_record(store, path) == []
+    test = store.read(path).metrics["test"]
+    assert test.accuracy.value == 5 / 8
+    assert test.worst_group == "waterbird on land"
+    assert test.groups["landbird on water"].correct == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("accuracy", "value"), 0.9),
+        (("accuracy", "low"), 0.6),
+        (("accuracy_reweighted", "value"), 0.99),
+        (("accuracy_group_mean", "value"), 0.7),
+        (("accuracy_class_balanced",), 0.7),
+        (("worst_group_accuracy", "value"), 0.5),
+        (("worst_group",), "landbird on land"),
+        (("groups", "waterbird on land", "correct"), 1),
+        (("n",), 9),
+        (("empty_groups",), ["landbird on land"]),
+        (("epg", "gradcam", "value"), 0.6),
+        (("epg", "gradcam", "n"), 5),
+    ],
+)
+def test_an_edited_number_is_caught_and_named(stored, keys, value):
+    store, path = stored
+    edit(path, "metrics", "test", *keys, value=value)
+    problems = check_record(store, path)
+    assert len(problems) == 1
+    assert path.name in problems[0]
+    assert f"metrics.test.{'.'.join(keys)}: the record says {value}" in problems[0]
+
+
+def test_a_metric_that_was_removed_is_caught(stored):
+    store, path = stored
+    edit(path, "metrics", "test", "worst_group_accuracy", value=None)
+    assert any("metrics.test.worst_group_accuracy" in problem for problem in check_record(store, path))
+
+
+def test_a_split_without_predictions_is_caught(stored):
+    store, path = stored
+    content = json.loads(path.read_text())
+    content["metrics"]["test_black"] = content["metrics"]["test"]
+    path.write_text(json.dumps(content))
+    assert any("no predictions of split 'test_black'" in problem for problem in check_record(store, path))
+
+
+def test_an_edited_definition_is_caught(stored):
+    store, path = stored
+    edit(path, "method", "config", value={"lr": 1})
+    (problem,) = check_record(store, path)
+    assert "it was edited" in problem
+
+
+def test_changed_or_missing_predictions_are_caught(stored):
+    store, path = stored
+    predictions = path.with_suffix(".predictions.parquet")
+    table = pd.read_parquet(predictions)
+    table["prediction"] = table["label"]
+    table.to_parquet(predictions)
+    (problem,) = check_record(store, path)
+    assert "changed after the run (sha256)" in problem
+    predictions.unlink()
+    (problem,) = check_record(store, path)
+    assert "is missing" in problem
+
+
+def test_a_record_without_predictions_cannot_be_checked(tmp_path, make_record):
+    store = Store(tmp_path)
+    path = store.write(make_record())
+    (problem,) = check_record(store, path)
+    assert "lists no erm-" in problem
+
+
+def test_predictions_that_are_no_parquet_or_lack_columns_are_named(tmp_path, sound_run):
+    record, _ = sound_run
+    store = Store(tmp_path)
+    name = f"{record.id}.predictions.parquet"
+    path = store.write(record, {name: b"not parquet"})
+    assert any("not readable" in problem for problem in check_record(store, path))
+    pd.DataFrame({"split": ["test"]}).to_parquet(tmp_path / "short.parquet")
+    store.write(record, {name: (tmp_path / "short.parquet").read_bytes()}, replace=True)
+    (problem,) = check_record(store, path)
+    assert "lacks the columns label, prediction" in problem
+
+
+def test_a_sample_without_positive_energy_counts_as_zero_stored_as_zero_or_missing(tmp_path, sound_run):
+    record, files = sound_run
+    ((name, content),) = files.items()
+    (tmp_path / name).write_bytes(content)
+    test = record.metrics["test"]
+    # By hand: 0.2 + 0.4 + 0.6 over four samples, the fourth undefined.
+    score = test.epg["gradcam"].model_copy(update={"value": 0.3, "undefined": 1})
+    record = record.model_copy(
+        update={"metrics": {"test": test.model_copy(update={"epg": {"gradcam": score}})}}
+    )
+    for stored_as in (0.0, None):
+        table = pd.read_parquet(tmp_path / name)
+        table.loc[3, "epg_gradcam"] = stored_as
+        table.to_parquet(tmp_path / "changed.parquet")
+        store = Store(tmp_path / str(stored_as))
+        path = store.write(record, {name: (tmp_path / "changed.parquet").read_bytes()})
+        assert check_record(store, path) == []
