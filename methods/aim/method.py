@@ -1,4 +1,6 @@
-"""AIM as the harness sees it."""
+"""AIM as the harness sees it, and its control without masks."""
+
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,3 +56,21 @@ class AIM(Method):
         masks = [F.interpolate(mask.float(), size=size, mode="nearest") for mask in output.masks.values()]
         total: Tensor = sum(masks[1:], start=masks[0]) / len(masks)
         return total[:, 0]
+
+
+class TopDownConfig(AIMConfig):
+    """AIM's settings with every mask open."""
+
+    masks: Literal["open"] = "open"
+    """Every position stays: the control that shows what masking itself brings."""
+
+
+@register_method(
+    "topdown",
+    regime=Regime(train="class", select="class"),
+    source="aimbench: control for AIM, its top-down path without masks",
+)
+class TopDown(AIM):
+    """AIM's top-down path with every mask open: what the extra layers bring without masking."""
+
+    Config = TopDownConfig

@@ -8,6 +8,8 @@ For stages l = 3 down to ``stop_stage``, with S_l the backbone's map::
     F_l = O_l + upsample(F_{l+1})         fused features, F_3 = O_3
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,74 +70,100 @@ class TopDownStage(nn.Module):
         self.standardize = Standardize(channels) if standardize else nn.Identity()
         self.lateral = nn.Conv2d(channels, config.width, 1)
         self.smooth = nn.Conv2d(config.width, config.width, 3, padding=1)
-        self.guided = guided
         self.mask = None
         if config.masks == "learned":
             entering = channels + (config.width if guided else 0)
             self.mask = MaskEstimator(entering, config.mask_width, config.initial_logit)
 
-    def forward(self, feature: Tensor, coarser: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Top-down features ``(N, d, h, w)`` and mask logits ``(N, 1, h, w)`` (None: every position open).
+    def mask_logits(self, feature: Tensor, guide: Tensor | None) -> Tensor | None:
+        """Mask logits ``(N, 1, h, w)``, or None where every position stays open.
 
-        ``coarser`` is the fused map of the coarser stage at this stage's resolution.
+        ``guide`` is the coarser stage's fused map at this stage's resolution. It informs the mask; the
+        mask's gradient does not reshape it.
         """
-        feature = self.standardize(feature)
-        top_down = self.smooth(self.lateral(feature))
         if self.mask is None:
-            return top_down, None
-        if self.guided and coarser is not None:
-            # The guide informs the mask; the mask's gradient does not reshape the guide.
-            feature = torch.cat([feature, coarser.detach()], dim=1)
-        return top_down, self.mask(feature)
+            return None
+        logits: Tensor = self.mask(feature if guide is None else torch.cat([feature, guide.detach()], dim=1))
+        return logits
+
+    def masked_map(self, feature: Tensor, binary: Tensor) -> Tensor:
+        """``O_l = T_l * B_l``, ``(N, d, h, w)``."""
+        masked: Tensor = self.smooth(self.lateral(feature)) * binary
+        return masked
+
+    def masked_mean(self, feature: Tensor, binary: Tensor) -> Tensor:
+        """The mean of ``O_l`` over all positions, ``(N, d)``, without computing the map.
+
+        Both convolutions are linear, so the mean may be taken before them: for
+        each of the nine offsets k of the 3x3 kernel, the backbone's features
+        are summed with the mask shifted by k, and the weights are applied to
+        nine vectors an image rather than to every position.
+        """
+        positions = binary.shape[-2] * binary.shape[-1]
+        shifted = F.unfold(binary, 3, padding=1).flip(1)  # (N, 9, h * w): the mask moved by -k
+        sums = torch.bmm(feature.flatten(2), shifted.transpose(1, 2)) / positions  # (N, C, 9)
+        lateral = torch.einsum("dc,nck->ndk", self.lateral.weight.flatten(1), sums)
+        if self.lateral.bias is not None:
+            lateral = lateral + self.lateral.bias[None, :, None] * shifted.mean(dim=2)[:, None, :]
+        mean = torch.einsum("odk,ndk->no", self.smooth.weight.flatten(2), lateral)
+        if self.smooth.bias is not None:
+            mean = mean + self.smooth.bias * binary.mean(dim=(2, 3))
+        return mean
 
 
 class AIMHead(Head):
     """The top-down path on a backbone's pyramid."""
 
-    def __init__(self, pyramid: FeaturePyramid, num_classes: int, config: AIMConfig, *, standardize: bool) -> None:
+    def __init__(
+        self, pyramid: FeaturePyramid, num_classes: int, config: AIMConfig, *, standardize: bool
+    ) -> None:
         super().__init__()
         self.config = config
         self.stages = tuple(range(config.stop_stage, STAGES))
         self.temperature = config.temperature
-        self._order = [f"stage{index}" for index in reversed(self.stages)]  # coarse to fine
+        self._order = {f"stage{index}": index for index in reversed(self.stages)}  # coarse to fine
         self.topdown = nn.ModuleDict()
         self.classifiers = nn.ModuleDict()
-        for name, index in zip(self._order, reversed(self.stages), strict=True):
-            guided = config.guided and name != self._order[0]
-            self.topdown[name] = TopDownStage(
-                pyramid.channels[index], config, guided=guided, standardize=standardize
-            )
+        for name, index in self._order.items():
+            guided = config.guided and index != STAGES - 1
+            self.topdown[name] = TopDownStage(pyramid.channels[index], config, guided=guided, standardize=standardize)
             self.classifiers[name] = nn.Linear(config.width, num_classes)
         # Before fusion the stage classifiers never see the fused map, so it has a classifier of its own.
         self.final = nn.Linear(config.width, num_classes) if config.loss_on == "masked" else None
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
         """Classifies a pyramid top-down, coarse to fine."""
+        by_mean = self._fuses_means(features)
         stage_logits: dict[str, Tensor] = {}
         masks: dict[str, Tensor] = {}
         probabilities: dict[str, Tensor] = {}
-        fused: Tensor | None = None
+        fused_map: Tensor | None = None
+        fused_mean: Tensor | None = None
         opened: Tensor | None = None  # positions that reach the fused map
-        for name, index in zip(self._order, reversed(self.stages), strict=True):
-            size = features[index].shape[-2:]
-            coarser = None if fused is None else F.interpolate(fused, size=size, mode="nearest")
-            top_down, logits = self.topdown[name](features[index], coarser)
-            if logits is None:
-                binary = torch.ones_like(top_down[:, :1])
+        for name, index in self._order.items():
+            stage: TopDownStage = self.topdown[name]  # type: ignore[assignment]
+            feature = stage.standardize(features[index])
+            size = feature.shape[-2:]
+            coarser = None if fused_map is None else F.interpolate(fused_map, size=size, mode="nearest")
+            logits = stage.mask_logits(feature, coarser if self.config.guided else None)
+            binary = torch.ones_like(feature[:, :1]) if logits is None else self._binary(logits)
+            if logits is not None:
+                masks[name], probabilities[name] = binary, torch.sigmoid(logits)
+            if by_mean:
+                masked_mean = stage.masked_mean(feature, binary)
+                fused_mean = masked_mean if fused_mean is None else masked_mean + fused_mean
             else:
-                binary = binary_gumbel(logits, self.temperature, sample=self.training)
-                probabilities[name] = torch.sigmoid(logits)
-                masks[name] = binary
-            masked = top_down * binary
-            fused = masked if coarser is None else masked + coarser
+                masked = stage.masked_map(feature, binary)
+                fused_map = masked if coarser is None else masked + coarser
+                masked_mean, fused_mean = masked.mean(dim=(2, 3)), fused_map.mean(dim=(2, 3))
             opened = binary if opened is None else torch.maximum(binary, F.interpolate(opened, size=size))
             if self.config.loss_on == "masked":
-                stage_logits[name] = self.classifiers[name](self._pool(masked, binary))
+                stage_logits[name] = self.classifiers[name](self._pooled(masked_mean, binary))
             else:
-                stage_logits[name] = self.classifiers[name](self._pool(fused, opened))
-        assert fused is not None
+                stage_logits[name] = self.classifiers[name](self._pooled(fused_mean, opened))
+        assert fused_mean is not None
         assert opened is not None
-        embedding = self._pool(fused, opened)
+        embedding = self._pooled(fused_mean, opened)
         if self.final is not None:
             stage_logits["fused"] = self.final(embedding)
         return Output(
@@ -146,14 +174,25 @@ class AIMHead(Head):
             embedding=embedding,
         )
 
-    def _pool(self, features: Tensor, active: Tensor) -> Tensor:
+    def _binary(self, logits: Tensor) -> Tensor:
+        return binary_gumbel(logits, self.temperature, sample=self.training)
+
+    def _fuses_means(self, features: list[Tensor]) -> bool:
+        """Whether classifiers can do with means: no mask estimator reads a map, and upsampling keeps means."""
+        sides = [features[index].shape[-2:] for index in self._order.values()]
+        divides = all(f[0] % c[0] == 0 and f[1] % c[1] == 0 for c, f in itertools.pairwise(sides))
+        return divides and not self.config.guided
+
+    def _pooled(self, mean: Tensor, active: Tensor) -> Tensor:
         if self.config.pool == "all":
-            return features.mean(dim=(2, 3))
-        return features.sum(dim=(2, 3)) / active.sum(dim=(2, 3)).clamp(min=1.0)
+            return mean
+        # Mean over active positions; a mask that is closed everywhere gives zero.
+        positions = active.shape[-2] * active.shape[-1]
+        return mean / active.mean(dim=(2, 3)).clamp(min=1.0 / positions)
 
     def _predict(self, stage_logits: dict[str, Tensor]) -> Tensor:
         if self.config.predict_from == "coarsest":
-            return stage_logits[self._order[0]]
+            return stage_logits[f"stage{STAGES - 1}"]
         if self.config.predict_from == "mean":
             return torch.stack(list(stage_logits.values())).mean(dim=0)
         return next(reversed(stage_logits.values()))

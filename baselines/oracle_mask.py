@@ -1,0 +1,75 @@
+"""Oracle mask: the backbone's features pooled inside the ground-truth mask. A ceiling, not a method to rank."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aimbench.train.api import (
+    STAGES,
+    Batch,
+    Classifier,
+    FeaturePyramid,
+    Head,
+    Loss,
+    Method,
+    MethodConfig,
+    Output,
+    Progress,
+    Regime,
+    Standardize,
+    register_method,
+)
+
+
+class OracleMaskConfig(MethodConfig):
+    """Settings of the oracle."""
+
+    inverse: bool = False
+    """Pool outside the object instead: what the background alone, and the receptive field's leak, can do."""
+    standardize: bool | None = None
+    """Standardise the pooled features. None: yes if the backbone is frozen."""
+
+
+class MaskedPoolHead(Head):
+    """A linear layer on S3 averaged with the mask's share of each position as weight."""
+
+    reads_mask = True
+
+    def __init__(self, pyramid: FeaturePyramid, num_classes: int, *, inverse: bool, standardize: bool) -> None:
+        super().__init__()
+        self.stages = (STAGES - 1,)
+        self.inverse = inverse
+        channels = pyramid.channels[-1]
+        self.standardize = Standardize(channels) if standardize else nn.Identity()
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
+        """Classifies from the masked mean of S3; a mask without a pixel keeps every position."""
+        assert mask is not None
+        feature = features[STAGES - 1]
+        weight = F.adaptive_avg_pool2d(mask, (feature.shape[-2], feature.shape[-1]))
+        weight = 1 - weight if self.inverse else weight
+        total = weight.sum(dim=(2, 3), keepdim=True)
+        weight = torch.where(total > 0, weight, torch.ones_like(weight))
+        embedding = (feature * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
+        return Output(logits=self.classifier(self.standardize(embedding)), embedding=embedding)
+
+
+@register_method(
+    "oracle_mask",
+    regime=Regime(train="masks", select="class"),
+    source="aimbench: reference, the ceiling of methods that mask features",
+)
+class OracleMask(Method):
+    """ERM on features pooled inside the ground-truth mask, in training and at test time."""
+
+    Config = OracleMaskConfig
+
+    def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
+        """Masked pooling and a linear layer."""
+        standardize = frozen if self.config.standardize is None else self.config.standardize
+        return MaskedPoolHead(pyramid, num_classes, inverse=self.config.inverse, standardize=standardize)
+
+    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+        """Mean cross-entropy."""
+        return F.cross_entropy(model(batch).logits, batch.label)
