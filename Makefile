@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/aimbench demo
 
 test: lint types contracts install
 	$(BIN)/python -m pytest -m "not slow"

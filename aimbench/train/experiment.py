@@ -4,7 +4,7 @@ import io
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,7 @@ class Experiment:
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "definition.json").write_text(self.definition.model_dump_json(indent=1))
+        (self.folder / "request.json").write_text(json.dumps(asdict(self.request), default=str, indent=1))
         return Trainer(
             fabric,
             self.method,

@@ -1,0 +1,239 @@
+"""Pictures of where a trained run looks: photograph, ground truth, own mask, GradCAM, input x gradient."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aimbench.data.dataset import Item, ShardDataset
+from aimbench.data.decode import decode
+from aimbench.data.transforms import Transform
+from aimbench.errors import ConfigError
+from aimbench.metrics.epg import energy_pointing_game
+from aimbench.record import Definition
+from aimbench.train import checkpoint
+from aimbench.train.evaluate import attribute
+from aimbench.train.experiment import Experiment, Request
+from aimbench.train.loop import Trainer
+from aimbench.train.progress import Reporter
+
+COLUMNS = {"mask": "own mask", "gradcam": "GradCAM", "input_x_gradient": "input x gradient"}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One photograph with what a model said of it and where it looked.
+
+    Attributes:
+        title: what to write above the photograph.
+        image: ``(H, W, 3)`` in [0, 1], as the network saw it.
+        region: ``(H, W)`` ground truth in {0, 1}, or None.
+        maps: attributions by name, ``(H, W)`` in [0, 1], upsampled to the image.
+        epg: EPG of each map, where there is ground truth.
+        correct: whether the prediction was right.
+    """
+
+    title: str
+    image: npt.NDArray[np.float32]
+    region: npt.NDArray[np.float32] | None
+    maps: dict[str, npt.NDArray[np.float32]]
+    epg: dict[str, float]
+    correct: bool | None
+
+
+def open_run(
+    run: str, *, data_root: Path, runs_root: Path, cards: Path | None = None
+) -> tuple[Experiment, Trainer]:
+    """Opens a finished (or stopped) run with the model that its selector chose.
+
+    Args:
+        run: record id, or its beginning.
+        data_root: of shards.
+        runs_root: of checkpoints.
+        cards: folder of further cards.
+
+    Raises:
+        ConfigError: no run, or more than one, has the id.
+    """
+    found = sorted(runs_root.glob(f"*/{run}*/definition.json")) if _is_plain(run) else []
+    if len(found) != 1:
+        known = ", ".join(path.parent.name for path in found[:5])
+        problem = f"{len(found)} runs start with '{run}' ({known})" if found else f"no run '{run}'"
+        raise ConfigError(f"{problem} under {runs_root}; its checkpoint must lie there, see --runs")
+    definition = Definition.model_validate_json(found[0].read_text())
+    local = json.loads(found[0].with_name("request.json").read_text())
+    experiment = Experiment(
+        Request(
+            method=definition.method.name,
+            dataset=f"{definition.dataset.name}@{definition.dataset.variant}",
+            backbone=definition.backbone.name,
+            weights=local["weights"],
+            seed=definition.seed,
+            data_root=data_root,
+            runs_root=runs_root,
+            selector=definition.selector,
+            settings=definition.method.config,
+            training=definition.training,
+            epg_samples=definition.evaluation["epg_samples"],
+            cards=cards or (Path(local["cards"]) if local["cards"] else None),
+            workers=0,
+        ),
+        Reporter(),
+    )
+    trainer = experiment.trainer()
+    trainer.load_state(checkpoint.load(found[0].parent / "selected.pt")["model"])
+    trainer.model.eval()
+    return experiment, trainer
+
+
+def explain_samples(
+    experiment: Experiment, trainer: Trainer, split: str, positions: Sequence[int]
+) -> list[Explained]:
+    """Explains samples of a split: the logit of each one's true class."""
+    index = experiment.dataset.split(split)
+    items = [index.read(i) for i in positions]
+    labels = torch.tensor([int(index.label[i]) for i in positions])
+    groups = [experiment.dataset.manifest.groups[int(index.group[i])] for i in positions]
+    return _explain(experiment, trainer, items, labels, groups)
+
+
+def explain_files(experiment: Experiment, trainer: Trainer, paths: Sequence[Path]) -> list[Explained]:
+    """Explains photographs from disk: the logit of the class that the model predicts."""
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"photograph {path} does not exist; give a JPEG or PNG file to --image")
+    items = [Item(path.name, path.read_bytes(), None, []) for path in paths]
+    return _explain(experiment, trainer, items, None, [path.name for path in paths])
+
+
+def choose_positions(
+    group: npt.NDArray[np.int64], per_group: int, max_groups: int, seed: int = 0
+) -> list[int]:
+    """A fixed random choice of samples of each group, groups in order."""
+    generator = np.random.default_rng(seed)
+    chosen: list[int] = []
+    for value in np.unique(group)[:max_groups]:
+        members = np.flatnonzero(group == value)
+        chosen += sorted(generator.choice(members, size=min(per_group, len(members)), replace=False).tolist())
+    return chosen
+
+
+def draw(rows: Sequence[Explained], out: Path, *, extra: dict[str, Sequence[Explained]] | None = None) -> Path:
+    """Draws one row a photograph.
+
+    Args:
+        rows: of one run.
+        out: PNG to write.
+        extra: the same photographs under other runs, by name: each adds a GradCAM column.
+    """
+    from matplotlib.figure import Figure
+
+    names = [name for name in COLUMNS if name in rows[0].maps]
+    others = extra or {}
+    width = 2 + len(names) + len(others)
+    figure = Figure(figsize=(2.1 * width, 2.25 * len(rows)), layout="constrained")
+    axes = np.array(figure.subplots(len(rows), width)).reshape(len(rows), width)
+    for number, (row, line) in enumerate(zip(rows, axes, strict=True)):
+        line[0].imshow(row.image)
+        line[0].set_title(row.title, fontsize=7, color="black" if row.correct is None or row.correct else "firebrick")
+        line[1].imshow(row.image)
+        line[1].set_title("ground truth", fontsize=7)
+        if row.region is not None:
+            line[1].contour(row.region, levels=[0.5], colors="yellow", linewidths=1.2)
+        panels = [(COLUMNS[name], row, name) for name in names]
+        panels += [(f"GradCAM, {other}", explained[number], "gradcam") for other, explained in others.items()]
+        for axis, (title, explained, name) in zip(line[2:], panels, strict=True):
+            axis.imshow(explained.image)
+            axis.imshow(explained.maps[name], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+            score = f"  EPG {explained.epg[name]:.2f}" if name in explained.epg else ""
+            axis.set_title(title + score, fontsize=7)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+    return out
+
+
+def draw_run(
+    run: str,
+    *,
+    data_root: Path,
+    runs_root: Path,
+    cards: Path | None,
+    images: Sequence[Path],
+    split: str,
+    per_group: int,
+    max_groups: int,
+    out: Path,
+) -> Path:
+    """Draws a run's explanations of given photographs, or of samples of each group of a split."""
+    experiment, trainer = open_run(run, data_root=data_root, runs_root=runs_root, cards=cards)
+    if images:
+        return draw(explain_files(experiment, trainer, images), out)
+    positions = choose_positions(experiment.dataset.split(split).group, per_group, max_groups)
+    return draw(explain_samples(experiment, trainer, split, positions), out)
+
+
+def _explain(
+    experiment: Experiment,
+    trainer: Trainer,
+    items: Sequence[Item],
+    labels: Tensor | None,
+    groups: Sequence[str],
+) -> list[Explained]:
+    config = experiment.transform.without_augmentation()
+    threshold = experiment.dataset.card.ground_truth.mask_threshold
+    transform = Transform(config)
+    pairs = [transform(decode(item, mask_threshold=threshold), with_region=True) for item in items]
+    device = trainer.fabric.device
+    image = torch.stack([pair[0] for pair in pairs]).to(device)
+    region = torch.stack([pair[1] for pair in pairs if pair[1] is not None]).to(device)
+    if labels is None:
+        with torch.no_grad():
+            labels = trainer.model.predict(trainer.model.features(image), region).logits.argmax(dim=1)
+        given = False
+    else:
+        given = True
+    seen = attribute(trainer.model, experiment.method, image, labels.to(device), region)
+    predicted = seen.output.logits.argmax(dim=1).cpu()
+    classes = experiment.dataset.manifest.classes
+    mean = torch.tensor(config.mean).view(3, 1, 1)
+    std = torch.tensor(config.std).view(3, 1, 1)
+    result = []
+    for i, item in enumerate(items):
+        has_truth = bool(region[i].any())
+        maps = {name: _unit(value[i], config.image_size) for name, value in seen.maps.items()}
+        epg = {}
+        if has_truth:
+            for name, value in seen.maps.items():
+                score, _ = energy_pointing_game(value[i : i + 1].float(), region[i])
+                epg[name] = float(score[0])
+        result.append(
+            Explained(
+                title=f"{groups[i]}\n{item.key[:26]}\npredicted {classes[int(predicted[i])]}",
+                image=(image[i].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(),
+                region=region[i, 0].cpu().numpy() if has_truth else None,
+                maps=maps,
+                epg=epg,
+                correct=bool(predicted[i] == labels[i]) if given else None,
+            )
+        )
+    return result
+
+
+def _unit(value: Tensor, size: int) -> npt.NDArray[np.float32]:
+    """The positive part at the image's resolution, scaled so that its 99.5th percentile is 1."""
+    positive = F.interpolate(value.detach().float().relu()[None, None], size=(size, size), mode="bilinear")[0, 0]
+    top = torch.quantile(positive.flatten(), 0.995).clamp(min=1e-12)
+    scaled: npt.NDArray[np.float32] = (positive / top).clamp(0, 1).cpu().numpy()
+    return scaled
+
+
+def _is_plain(run: str) -> bool:
+    return all(c.isalnum() or c in "-_" for c in run)
