@@ -56,6 +56,13 @@ class EpgScore(_Strict):
     groups: dict[str, float] = Field(default_factory=dict)
 
 
+class HeadScore(_Strict):
+    """What one further classifier of the method would have reported, in [0, 1]."""
+
+    accuracy: float
+    worst_group_accuracy: float | None = None
+
+
 class SplitMetrics(_Strict):
     """Every metric of one split under the record's selector."""
 
@@ -73,6 +80,9 @@ class SplitMetrics(_Strict):
     epg: dict[str, EpgScore] = Field(default_factory=dict)
     epg_region: str | None = Field(default=None, description="Ground truth used: 'mask' or 'boxes'.")
     epg_samples: str | None = Field(default=None, description="'all', or the size and seed of the subset used.")
+    heads: dict[str, HeadScore] = Field(
+        default_factory=dict, description="By name: a stage's classifier, or 'mean' for the mean of all logits."
+    )
     mask_health: dict[str, float] = Field(default_factory=dict, description="Of the method's own mask.")
 
 

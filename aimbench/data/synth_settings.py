@@ -12,7 +12,7 @@ TRAIN_PER_SPECIES = 24
 TEST_PER_SPECIES = 12
 """Photographs of a species in CUB's test."""
 
-BIRD_SCALE = (0.25, 0.45)
+BIRD_SCALE = (0.5, 0.8)
 """Range of a bird's length as a share of the image's width."""
 
 BIRD_ROTATION = 15.0
@@ -45,10 +45,10 @@ SCENES_PER_CATEGORY = 60
 SCENE_SIZE = (160, 140)
 """Width and height of a scene, in pixels."""
 
-SCENE_SATURATION = 0.65
+SCENE_SATURATION = 0.45
 """Saturation of the colours of a place, in [0, 1]: how strong a cue its colour is."""
 
-SCENE_HUE_JITTER = 0.02
+SCENE_HUE_JITTER = 0.06
 """Standard deviation of a scene's hue about its place's hue, in turns."""
 
 SCENE_NOISE = 8.0

@@ -21,12 +21,15 @@ class EpochScore:
         epoch: Epoch within the phase.
         val: Scores on the validation split, with the keys of ``groups.headline``.
         test: The same on the test split.
+        is_candidate: A selector may choose this epoch; False while a method's schedule is still
+            on its way to the model that the method is named for.
     """
 
     phase: str
     epoch: int
     val: Mapping[str, float] = field(default_factory=dict)
     test: Mapping[str, float] = field(default_factory=dict)
+    is_candidate: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from aimbench.models.backbones import STAGES, FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output, Standardize
 from aimbench.train.method import Loss, Method, MethodConfig, Phase, Progress, Regime
 from aimbench.train.registry import register_method
+from aimbench.train.run import Run
 
 __all__ = [
     "STAGES",
@@ -20,6 +21,7 @@ __all__ = [
     "Phase",
     "Progress",
     "Regime",
+    "Run",
     "Standardize",
     "register_method",
 ]

@@ -15,16 +15,25 @@ class EpochStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[Path, tuple[str, int, dict[str, Predictions]]] = {}
+        self._read: dict[Path, tuple[str, int, bool, dict[str, Predictions]]] = {}
 
-    def write(self, phase: str, number: int, epoch: int, predictions: Mapping[str, Predictions]) -> None:
-        """Saves an epoch; ``number`` orders the phases."""
+    def write(
+        self,
+        phase: str,
+        number: int,
+        epoch: int,
+        predictions: Mapping[str, Predictions],
+        *,
+        is_candidate: bool = True,
+    ) -> None:
+        """Saves an epoch; ``number`` orders the phases, ``is_candidate`` says that a selector may choose it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         frames = [
             pd.DataFrame(
                 {
                     "phase": phase,
                     "epoch": np.int32(epoch),
+                    "candidate": is_candidate,
                     "split": split,
                     "index": np.arange(len(rows.label), dtype=np.int32),
                     "label": rows.label.astype(np.int32),
@@ -39,8 +48,8 @@ class EpochStore:
         pd.concat(frames, ignore_index=True).to_parquet(partial, compression="zstd", index=False)
         partial.replace(path)
 
-    def read(self) -> Iterator[tuple[str, int, dict[str, Predictions]]]:
-        """``(phase, epoch, predictions by split)`` in the order of training."""
+    def read(self) -> Iterator[tuple[str, int, bool, dict[str, Predictions]]]:
+        """``(phase, epoch, is a candidate, predictions by split)`` in the order of training."""
         for path in sorted(self._folder.glob("*.parquet")):
             if path not in self._read:
                 frame = pd.read_parquet(path)
@@ -52,11 +61,12 @@ class EpochStore:
                     )
                     for split, rows in frame.groupby("split", sort=False)
                 }
-                self._read[path] = (str(frame["phase"].iloc[0]), int(frame["epoch"].iloc[0]), splits)
+                first = frame.iloc[0]
+                self._read[path] = (str(first["phase"]), int(first["epoch"]), bool(first["candidate"]), splits)
             yield self._read[path]
 
     def table(self) -> bytes:
-        """All epochs as one Parquet file: phase, epoch, split, index, prediction, probability."""
+        """All epochs as one Parquet file: phase, epoch, candidate, split, index, prediction, probability."""
         frames = [pd.read_parquet(path) for path in sorted(self._folder.glob("*.parquet"))]
         buffer = io.BytesIO()
         pd.concat(frames, ignore_index=True).drop(columns="label").to_parquet(buffer, compression="zstd", index=False)

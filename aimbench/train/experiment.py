@@ -20,7 +20,7 @@ from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import cpu_split
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import ConfigError, nearest_names
-from aimbench.metrics.groups import split_metrics
+from aimbench.metrics.groups import headline, split_metrics
 from aimbench.metrics.health import warnings as health_warnings
 from aimbench.metrics.selectors import SELECTORS
 from aimbench.models.backbones import create_pyramid
@@ -31,6 +31,7 @@ from aimbench.record import (
     Cost,
     DatasetInfo,
     Definition,
+    HeadScore,
     MethodInfo,
     Record,
     SelectorScore,
@@ -268,18 +269,26 @@ class Experiment:
 
     def _metrics(self, split: str, rows: Predictions) -> SplitMetrics:
         manifest = self.dataset.manifest
-        return split_metrics(
+        group = self.dataset.split(split).group
+        metrics = split_metrics(
             rows.label,
             rows.prediction,
-            self.dataset.split(split).group,
+            group,
             len(manifest.classes),
             manifest.groups,
             self._train_group_counts(),
         )
+        heads = {}
+        for name, prediction in rows.heads.items():
+            scores = headline(rows.label, prediction, group)
+            heads[name] = HeadScore(
+                accuracy=scores["accuracy"], worst_group_accuracy=scores.get("worst_group_accuracy")
+            )
+        return metrics.model_copy(update={"heads": heads})
 
     def _selectors(self, trainer: Trainer) -> dict[str, SelectorScore]:
         scores = trainer.scores()
-        last = [score for score in scores if score.phase == scores[-1].phase]
+        last = [score for score in scores if score.phase == scores[-1].phase and score.is_candidate]
         result = {}
         for name, selector in SELECTORS.items():
             if selector.applies_to(last):

@@ -225,10 +225,12 @@ class Trainer:
         splits = [name for name in self.data.dataset.splits if name != "train"]
         predictions = {split: self.predict(split) for split in splits}
         checkpoint.set_random_state(random)
-        self.epochs.write(phase.name, number, epoch, predictions)
-        scores = [s for s in self.scores() if s.phase == phase.name]
+        is_candidate = epoch >= min(phase.candidates_from, epochs - 1)
+        self.epochs.write(phase.name, number, epoch, predictions, is_candidate=is_candidate)
+        scores = self.scores()
         model = self._state()
-        if scores[select(self.selector, scores)].epoch == epoch:
+        candidates = [s for s in scores if s.phase == phase.name and s.is_candidate]
+        if not candidates or candidates[select(self.selector, candidates)].epoch == epoch:
             checkpoint.save(self.selected_file, {"model": model, "phase": phase.name, "epoch": epoch})
         checkpoint.save(
             self.last_file,
@@ -257,8 +259,9 @@ class Trainer:
                 epoch=epoch,
                 val=self._headline("val", predictions["val"]),
                 test=self._headline("test", predictions["test"]),
+                is_candidate=is_candidate,
             )
-            for phase, epoch, predictions in self.epochs.read()
+            for phase, epoch, is_candidate, predictions in self.epochs.read()
         ]
 
     def _headline(self, split: str, predictions: Predictions) -> dict[str, float]:

@@ -79,6 +79,8 @@ class Phase:
         weights: ``(N_train,)`` sampling weights, drawn with replacement; None shuffles.
         subset: positions of the training split to train on; a repeated position is a repeated sample.
         settings: training settings that this phase changes, e.g. ``{"lr": 1e-4}``.
+        candidates_from: first epoch (from 0) that a selector may choose. Earlier models are not yet the
+            method's: AIM's masks, say, are still being closed. The last epoch is always a candidate.
     """
 
     name: str = "train"
@@ -87,6 +89,7 @@ class Phase:
     weights: npt.NDArray[np.float64] | None = None
     subset: npt.NDArray[np.int64] | None = None
     settings: Mapping[str, Any] | None = None
+    candidates_from: int = 0
 
 
 class Method:

@@ -10,7 +10,7 @@ from aimbench.train.api import MethodConfig
 class AIMConfig(MethodConfig):
     """Settings of AIM. ``AIM[stop_stage, active_area]`` in the paper's notation."""
 
-    stop_stage: int = Field(2, ge=0, le=3)
+    stop_stage: int = Field(3, ge=0, le=3)
     """Finest stage that the top-down path reaches: 3 keeps T3, 2 keeps T3 and T2, ..."""
     active_area: float = Field(0.35, gt=0, le=1)
     """Target share of active mask positions (the paper: 0.25 or 0.35)."""
@@ -34,7 +34,7 @@ class AIMConfig(MethodConfig):
     """Stage classifiers learn on the masked features before fusion, or on the fused ones after it."""
     predict_from: Literal["finest", "coarsest", "mean"] = "finest"
     """Prediction: the classifier on the last fused, finest map; the coarsest stage's; or the mean of all logits."""
-    pool: Literal["all", "active"] = "all"
+    pool: Literal["all", "active"] = "active"
     """Classifiers pool over all positions (masked ones count as zero) or over the active ones."""
     guided: bool = False
     """Beyond the paper: a finer stage's mask estimator also sees the coarser stage's fused map."""

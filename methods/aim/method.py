@@ -1,5 +1,7 @@
 """AIM as the harness sees it, and its control without masks."""
 
+import math
+from collections.abc import Iterator
 from typing import Literal
 
 from torch import Tensor
@@ -16,10 +18,27 @@ from aimbench.train.api import (
     Loss,
     Method,
     Output,
+    Phase,
     Progress,
     Regime,
+    Run,
     register_method,
 )
+
+
+# AIM[stop_stage, active_area] in the paper's notation, with the choices of the README's table.
+PRESETS = {
+    f"{stage}-{area}{suffix}": {
+        "stop_stage": stage,
+        "active_area": area / 100,
+        "anneal": anneal,
+        "pool": "all",
+        "predict_from": "finest",
+    }
+    for stage in (1, 2, 3)
+    for area in (25, 35)
+    for suffix, anneal in (("", True), ("-flat", False))
+}
 
 
 @register_method(
@@ -31,11 +50,18 @@ class AIM(Method):
     """Self-supervised top-down feature masking: the network chooses where to look before it classifies."""
 
     Config = AIMConfig
+    presets = PRESETS
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The top-down path with its masks and classifiers."""
         standardize = frozen if self.config.standardize is None else self.config.standardize
         return AIMHead(pyramid, num_classes, self.config, standardize=standardize)
+
+    def phases(self, run: Run) -> Iterator[Phase]:
+        """One phase; while the target area still falls, the model is not yet AIM's and is no candidate."""
+        annealed = self.config.masks == "learned" and self.config.anneal
+        epochs = math.ceil(self.config.anneal_fraction * run.config.epochs) if annealed else 0
+        yield Phase(candidates_from=epochs)
 
     def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
         """Cross-entropies of all classifiers plus the active-area term."""

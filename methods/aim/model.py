@@ -129,7 +129,9 @@ class AIMHead(Head):
             self.topdown[name] = TopDownStage(pyramid.channels[index], config, guided=guided, standardize=standardize)
             self.classifiers[name] = nn.Linear(config.width, num_classes)
         # Before fusion the stage classifiers never see the fused map, so it has a classifier of its own.
-        self.final = nn.Linear(config.width, num_classes) if config.loss_on == "masked" else None
+        # A single stage has nothing to fuse.
+        fuses = len(self.stages) > 1
+        self.final = nn.Linear(config.width, num_classes) if fuses and config.loss_on == "masked" else None
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
         """Classifies a pyramid top-down, coarse to fine."""
