@@ -41,9 +41,7 @@ class Source(_Strict):
         min_length=1, description="Where the unpacked content may lie under the raw folder; first found wins."
     )
     holds: list[_RelativePath] = Field(default_factory=list, description="Files that must lie in the folder.")
-    inside: _RelativePath = Field(
-        default="", description="Folder inside the archive that equals an unpacked folder."
-    )
+    inside: _RelativePath = Field(default="", description="Folder inside the archive that equals an unpacked folder.")
     only: list[str] = Field(
         default_factory=list, description="Path prefixes to unpack from a large archive; empty: everything."
     )
@@ -154,9 +152,7 @@ class Card(_Strict):
             CardError: If the card has no such variant.
         """
         if name not in self.variants:
-            raise CardError(
-                f"dataset '{self.name}' has no variant '{name}'; {nearest_names(name, self.variants)}"
-            )
+            raise CardError(f"dataset '{self.name}' has no variant '{name}'; {nearest_names(name, self.variants)}")
         return self.variants[name]
 
 
@@ -178,9 +174,7 @@ def load_card(name: str, cards_dir: Path | None = None) -> Card:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CardError(
-            f"card {path} is not valid YAML: {' '.join(str(error).split())}; mend the file"
-        ) from None
+        raise CardError(f"card {path} is not valid YAML: {' '.join(str(error).split())}; mend the file") from None
     if not isinstance(content, dict):
         raise CardError(f"card {path} is empty or not a mapping; write the fields of a card into it")
     try:

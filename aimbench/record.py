@@ -81,7 +81,8 @@ class SplitMetrics(_Strict):
     epg_region: str | None = Field(default=None, description="Ground truth used: 'mask' or 'boxes'.")
     epg_samples: str | None = Field(default=None, description="'all', or the size and seed of the subset used.")
     heads: dict[str, HeadScore] = Field(
-        default_factory=dict, description="By name: a stage's classifier, or 'mean' for the mean of all logits."
+        default_factory=dict,
+        description="By name: a stage's classifier, or 'mean' for the mean of all logits.",
     )
     mask_health: dict[str, float] = Field(default_factory=dict, description="Of the method's own mask.")
 
@@ -98,6 +99,8 @@ class SelectorScore(_Strict):
 
 
 class MethodInfo(_Strict):
+    """The method, with every setting and the labels it consumed."""
+
     name: str
     source: str
     config: dict[str, Any]
@@ -105,6 +108,8 @@ class MethodInfo(_Strict):
 
 
 class DatasetInfo(_Strict):
+    """The dataset; ``fingerprint`` is a sha256 over all of its samples."""
+
     name: str
     variant: str
     kind: Kind
@@ -112,6 +117,8 @@ class DatasetInfo(_Strict):
 
 
 class BackboneInfo(_Strict):
+    """The backbone and its weights before training."""
+
     name: str
     weights: str = Field(description="'none', or where the weights came from.")
     weights_hash: str = Field(description="sha256 of the loaded parameters, 'none' when randomly initialised.")
@@ -129,6 +136,8 @@ class Cost(_Strict):
 
 
 class CodeInfo(_Strict):
+    """The code that ran; revision and dirty are None outside a git checkout."""
+
     version: str
     revision: str | None
     dirty: bool | None

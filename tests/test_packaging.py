@@ -21,9 +21,7 @@ def test_every_folder_with_python_files_is_in_the_wheel():
 
 
 def test_every_package_has_an_init_file():
-    folders = {
-        path.parent for top in ("aimbench", "methods", "baselines") for path in (ROOT / top).rglob("*.py")
-    }
+    folders = {path.parent for top in ("aimbench", "methods", "baselines") for path in (ROOT / top).rglob("*.py")}
     assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
 
 

@@ -14,21 +14,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Build, check and look at datasets.")
 
-Dataset = Annotated[
-    str, typer.Argument(help="NAME or NAME@VARIANT, e.g. waterbirds@95 or travelingbirds@mini.")
-]
+Dataset = Annotated[str, typer.Argument(help="NAME or NAME@VARIANT, e.g. waterbirds@95 or travelingbirds@mini.")]
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of built datasets [$AIMBENCH_DATA, else ./data].")
 ]
 RawOption = Annotated[
     Path | None,
-    typer.Option(
-        "--raw", help="Folder with the official archives or their unpacked folders [$AIMBENCH_RAW]."
-    ),
+    typer.Option("--raw", help="Folder with the official archives or their unpacked folders [$AIMBENCH_RAW]."),
 ]
-CardsOption = Annotated[
-    Path | None, typer.Option("--cards", help="Folder of cards, NAME/card.yaml [aimbench's].")
-]
+CardsOption = Annotated[Path | None, typer.Option("--cards", help="Folder of cards, NAME/card.yaml [aimbench's].")]
 
 
 @app.command("build")
@@ -40,9 +34,7 @@ def build_command(
         bool, typer.Option("--partial", help="Build what is there, though counts differ; marked 'partial'.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Of splits and pairings [the card's].", min=0)] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Rendering processes [one for each core].", min=1)
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Rendering processes [one for each core].", min=1)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a build that stands.")] = False,
     cards: CardsOption = None,
 ) -> None:
@@ -121,9 +113,7 @@ def preview_command(
 @app.command("card")
 def card_command(
     name: Annotated[str, typer.Argument(help="Dataset name.")],
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown, as in the dataset's README.")
-    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in the dataset's README.")] = False,
     cards: CardsOption = None,
 ) -> None:
     """Show a dataset's card: variants, sources, licence, known defects."""

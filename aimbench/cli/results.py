@@ -45,9 +45,7 @@ DatasetOption = Annotated[
 def table(
     dataset: DatasetOption = None,
     method: Annotated[str | None, typer.Option(help="Only this method.", metavar="NAME")] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="Only this variant of the dataset.", metavar="NAME")
-    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Only this variant of the dataset.", metavar="NAME")] = None,
     backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
     kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
     selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
@@ -58,13 +56,9 @@ def table(
             "without it a drawn table in a terminal, else md."
         ),
     ] = None,
-    reference: Annotated[
-        bool, typer.Option("--reference", help="Published numbers beneath, unranked.")
-    ] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Published numbers beneath, unranked.")] = False,
     results: ResultsRoot = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
 ) -> None:
     """Show results: mean and spread over seeds, one table for each set of comparable runs."""
     from aimbench.results.reference import load_references, references_for
@@ -139,9 +133,7 @@ def _split_variant(dataset: str | None, variant: str | None) -> tuple[str | None
         return dataset, variant
     name, _, of_name = dataset.partition("@")
     if variant not in (None, of_name):
-        raise ConfigError(
-            f"--dataset {dataset} and --variant {variant} contradict each other; give one variant"
-        )
+        raise ConfigError(f"--dataset {dataset} and --variant {variant} contradict each other; give one variant")
     return name, of_name
 
 
@@ -152,9 +144,7 @@ def _write(out: Path, text: str) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RecordError(
-            f"table {out} can't be written ({error.strerror}); name another with --out"
-        ) from error
+        raise RecordError(f"table {out} can't be written ({error.strerror}); name another with --out") from error
 
 
 def _draw(tables: "list[Table]", references: "list[Reference]") -> None:

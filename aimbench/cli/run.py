@@ -41,7 +41,8 @@ def run(
         str | None, typer.Option(help="Rule that chooses the epoch.", show_default="the card's")
     ] = None,
     epg_samples: Annotated[
-        int | None, typer.Option(help="Test images that EPG uses, a fixed subset; 0 leaves EPG out.", show_default="all")
+        int | None,
+        typer.Option(help="Test images that EPG uses, a fixed subset; 0 leaves EPG out.", show_default="all"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start over.")

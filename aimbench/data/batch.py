@@ -117,6 +117,6 @@ def _entitled(value: Tensor | None, name: str, regime: str) -> Tensor:
     if value is None:
         raise RegimeError(
             f"batch.{name} was asked for, but this reader's regime does not include {regime};"
-            f" declare Regime(train=\"{regime}\") on the method"
+            f' declare Regime(train="{regime}") on the method'
         )
     return value

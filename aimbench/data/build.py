@@ -232,9 +232,7 @@ def _write(
     _check_recipes(plan)
     order = {split: i for i, split in enumerate(card.splits)}
     # A hash order mixes the classes in every shard, the same way on every machine.
-    recipes = sorted(
-        plan.recipes, key=lambda r: (order[r.split], hashlib.sha256(r.key.encode()).digest(), r.key)
-    )
+    recipes = sorted(plan.recipes, key=lambda r: (order[r.split], hashlib.sha256(r.key.encode()).digest(), r.key))
     writers: list[ShardWriter] = []
     shares: list[float] = []
     for done, sample in enumerate(_rendered(recipes, workers), start=1):
@@ -283,9 +281,7 @@ def _check_recipes(plan: Plan) -> None:
     seen = Counter((recipe.split, recipe.key) for recipe in plan.recipes)
     twice = [f"{key} of {split}" for (split, key), count in seen.items() if count > 1]
     if twice:
-        raise DataError(
-            f"{len(twice)} samples have the same name, e.g. {twice[0]}; file names must be unique"
-        )
+        raise DataError(f"{len(twice)} samples have the same name, e.g. {twice[0]}; file names must be unique")
     for recipe in plan.recipes:
         if not 0 <= recipe.label < len(plan.classes):
             raise DataError(

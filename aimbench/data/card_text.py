@@ -7,9 +7,7 @@ def card_markdown(card: Card) -> str:
     """Returns the card as Markdown; ``datasets/<name>/README.md`` is this text."""
     parts = [
         f"# {card.title}",
-        "<!-- Written by `aimbench data card "
-        + card.name
-        + " --markdown`; change card.yaml, not this file. -->",
+        "<!-- Written by `aimbench data card " + card.name + " --markdown`; change card.yaml, not this file. -->",
         card.summary,
         f"**Task.** {card.task}",
         f"**Paper.** {card.paper.authors}: *{card.paper.title}*, {card.paper.venue}. {card.paper.url}",
@@ -95,9 +93,7 @@ def _commands(card: Card) -> str:
         f"aimbench data build {card.name}@{whole} --raw DIR",
         f"aimbench data verify {card.name}@{whole}",
     ]
-    lines += [
-        f"aimbench data build {card.name}@{name}" for name, entry in card.variants.items() if entry.mini
-    ]
+    lines += [f"aimbench data build {card.name}@{name}" for name, entry in card.variants.items() if entry.mini]
     return "\n".join(lines)
 
 

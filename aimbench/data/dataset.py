@@ -169,9 +169,7 @@ class ShardDataset:
             DataError: If the dataset has no such split.
         """
         if split not in self.manifest.splits:
-            raise DataError(
-                f"{self.name}@{self.variant} has no split '{split}'; {nearest_names(split, self.splits)}"
-            )
+            raise DataError(f"{self.name}@{self.variant} has no split '{split}'; {nearest_names(split, self.splits)}")
         columns = self._columns
         rows = np.flatnonzero(columns["split"] == split)
         files = [shard.file for shard in self.manifest.shards if shard.split == split]
@@ -234,9 +232,7 @@ def _checked_manifest(folder: Path, name: str, variant: str) -> Manifest:
     mend = f"rebuild with 'aimbench data build {name}@{variant} --force'"
     manifest = read_manifest(folder)
     if (manifest.name, manifest.variant) != (name, variant):
-        raise DataError(
-            f"{folder} holds {manifest.name}@{manifest.variant}, not {name}@{variant}; move it or {mend}"
-        )
+        raise DataError(f"{folder} holds {manifest.name}@{manifest.variant}, not {name}@{variant}; move it or {mend}")
     for shard in manifest.shards:
         path = folder / shard.file
         size = path.stat().st_size if path.is_file() else None
@@ -244,8 +240,7 @@ def _checked_manifest(folder: Path, name: str, variant: str) -> Manifest:
             raise DataError(f"shard {path} is missing; {mend}")
         if size != shard.bytes:
             raise DataError(
-                f"shard {path} changed after its manifest was written "
-                f"({size} bytes, not {shard.bytes}); {mend}"
+                f"shard {path} changed after its manifest was written ({size} bytes, not {shard.bytes}); {mend}"
             )
     index = folder / manifest.index.file
     if not index.is_file() or sha256_of(index) != manifest.index.sha256:

@@ -12,9 +12,7 @@ from aimbench.data.transforms import Photograph
 from aimbench.errors import DataError
 
 
-def decode(
-    item: Item, *, mask_threshold: float, with_mask: bool = True, shorter_side: int | None = None
-) -> Photograph:
+def decode(item: Item, *, mask_threshold: float, with_mask: bool = True, shorter_side: int | None = None) -> Photograph:
     """Decodes an item.
 
     Args:

@@ -104,7 +104,7 @@ class ImageSource:
         self._requests = _Requests(batch_size)
         self._loader: DataLoader[list[_Sample]] = DataLoader(
             dataset,  # type: ignore[arg-type]
-            batch_sampler=self._requests,  # type: ignore[arg-type]
+            batch_sampler=self._requests,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin_memory,
@@ -192,12 +192,14 @@ class _Requests:
 
 
 def _collate(samples: list["_Sample | DataError"]) -> tuple[Tensor, Tensor, Tensor | None] | DataError:
+    whole: list[_Sample] = []
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
-    index = torch.tensor([s.index for s in samples])
-    image = torch.stack([s.image for s in samples])
-    regions = [s.region for s in samples if s.region is not None]
+        whole.append(sample)
+    index = torch.tensor([s.index for s in whole])
+    image = torch.stack([s.image for s in whole])
+    regions = [s.region for s in whole if s.region is not None]
     return index, image, torch.stack(regions) if regions else None
 
 

@@ -90,9 +90,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise DataError(
-            f"manifest {path}: {field}: {first['msg']}; rebuild the dataset with --force"
-        ) from None
+        raise DataError(f"manifest {path}: {field}: {first['msg']}; rebuild the dataset with --force") from None
 
 
 def sha256_of(path: Path) -> str:

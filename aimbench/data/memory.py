@@ -17,9 +17,7 @@ class DecodedCache:
     Build with ``DecodedCache.build``; index with a position in the split.
     """
 
-    def __init__(
-        self, buffer: torch.Tensor, offsets: torch.Tensor, shapes: torch.Tensor, boxes: list[torch.Tensor]
-    ):
+    def __init__(self, buffer: torch.Tensor, offsets: torch.Tensor, shapes: torch.Tensor, boxes: list[torch.Tensor]):
         self._buffer = buffer
         self._offsets = offsets
         self._shapes = shapes  # height, width, whether a mask follows the image
@@ -63,7 +61,7 @@ class DecodedCache:
         loader = DataLoader(
             _Decoder(split, mask_threshold, with_mask), batch_size=None, num_workers=workers, collate_fn=None
         )
-        chunks: list[np.ndarray] = []  # type: ignore[type-arg]
+        chunks: list[np.ndarray] = []
         shapes, boxes, total = [], [], 0
         for photograph in loader:
             pixels = [photograph.image] if photograph.mask is None else [photograph.image, photograph.mask]

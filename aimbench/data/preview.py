@@ -35,9 +35,7 @@ def contact_sheet(
         ConfigError: If rows or columns are below 1.
     """
     if rows < 1 or columns < 1:
-        raise ConfigError(
-            f"a contact sheet of {rows} rows and {columns} columns is empty; give at least 1 of each"
-        )
+        raise ConfigError(f"a contact sheet of {rows} rows and {columns} columns is empty; give at least 1 of each")
     index = dataset.split(split)
     groups = [int(group) for group in np.unique(index.group)][:rows]
     rng = np.random.default_rng(seed)
@@ -54,9 +52,7 @@ def contact_sheet(
             left, top = _MARGIN + column * cell_width, 28 + row * cell_height
             sheet.paste(draw_item(index.read(int(i))), (left, top))
             for line, text in enumerate(_caption(dataset, index, int(i))):
-                pen.text(
-                    (left, top + CELL + 1 + 13 * line), text, fill="black", font=ImageFont.load_default(10)
-                )
+                pen.text((left, top + CELL + 1 + 13 * line), text, fill="black", font=ImageFont.load_default(10))
     return sheet
 
 
@@ -67,9 +63,7 @@ def draw_item(item: Item) -> Image.Image:
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.BICUBIC)
     if item.mask is not None:
-        mask = Image.fromarray(decode_mask(item.mask, f"mask of {item.key}")).resize(
-            size, Image.Resampling.NEAREST
-        )
+        mask = Image.fromarray(decode_mask(item.mask, f"mask of {item.key}")).resize(size, Image.Resampling.NEAREST)
         edge = np.asarray(mask.filter(ImageFilter.MaxFilter(3))) != np.asarray(mask)
         pixels = np.array(picture)
         pixels[edge] = _MASK_COLOUR

@@ -99,8 +99,7 @@ class RawFolder:
         lacking = [held for held in source.holds if not (folder / held).exists()]
         if not folder.is_dir() or lacking:
             raise DataError(
-                f"archive {archive} does not hold {source.inside or ', '.join(lacking)}; "
-                "get the official archive"
+                f"archive {archive} does not hold {source.inside or ', '.join(lacking)}; get the official archive"
             )
         return folder
 
@@ -112,9 +111,7 @@ def member(folder: Path, relative: str) -> Path:
         DataError: If the path is absolute or leads out of the folder.
     """
     if not _is_inside(relative):
-        raise DataError(
-            f"{folder}: a data file names '{relative}', which lies outside; get the official archive"
-        )
+        raise DataError(f"{folder}: a data file names '{relative}', which lies outside; get the official archive")
     return folder / relative
 
 
@@ -185,9 +182,7 @@ def _check(archive: Path, source: Source) -> str:
         with archive.open("rb") as file:
             found = hashlib.file_digest(file, algorithm).hexdigest()
         if expected is not None and found != expected:
-            raise DataError(
-                f"archive {archive}: {algorithm} is {found}, the card says {expected}; download it again"
-            )
+            raise DataError(f"archive {archive}: {algorithm} is {found}, the card says {expected}; download it again")
     return found
 
 

@@ -194,7 +194,5 @@ def _clip(box: Box, width: int, height: int, where: str) -> Box:
     x0, y0, x1, y1 = box
     clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise DataError(
-            f"{where}: box {box} lies outside its {width}x{height} image; check bounding_boxes.txt"
-        )
+        raise DataError(f"{where}: box {box} lies outside its {width}x{height} image; check bounding_boxes.txt")
     return clipped

@@ -78,9 +78,7 @@ def _draw_parts(species: Species, rng: np.random.Generator) -> Image.Image:
     brightness = float(np.clip(rng.normal(0.62, settings.BRIGHTNESS_JITTER), 0.3, 0.9))
     jitter = float(rng.normal(0, settings.HUE_JITTER))
     plumage = _colour(species.hue + jitter, brightness)
-    pattern = _colour(
-        species.hue + jitter, brightness + settings.PATTERN_CONTRAST * (1 if brightness < 0.5 else -1)
-    )
+    pattern = _colour(species.hue + jitter, brightness + settings.PATTERN_CONTRAST * (1 if brightness < 0.5 else -1))
     wing = _colour(species.wing_hue + jitter, brightness * 0.75)
 
     bird = Image.new("RGBA", (_CANVAS, _CANVAS), (*plumage, 0))
@@ -88,9 +86,7 @@ def _draw_parts(species: Species, rng: np.random.Generator) -> Image.Image:
     body = (70, 100, 180, 168) if not species.water else (60, 118, 186, 172)
     middle = (body[1] + body[3]) // 2
     tail = 30 + 35 * species.tail
-    pen.polygon(
-        [(body[0] + 22, middle - 12), (body[0] + 22, middle + 14), (body[0] - tail, middle + 4)], fill=wing
-    )
+    pen.polygon([(body[0] + 22, middle - 12), (body[0] + 22, middle + 14), (body[0] - tail, middle + 4)], fill=wing)
     for x in (115, 132):
         pen.line([(x, body[3] - 6), (x + 4, body[3] + 24)], fill=(90, 70, 50), width=5)
     head = (152, 72, 204, 122) if not species.water else (176, 54, 218, 94)
@@ -110,9 +106,7 @@ def _draw_parts(species: Species, rng: np.random.Generator) -> Image.Image:
     return bird
 
 
-def _draw_body(
-    bird: Image.Image, body: tuple[int, int, int, int], plumage: Colour, pattern: Colour, kind: str
-) -> None:
+def _draw_body(bird: Image.Image, body: tuple[int, int, int, int], plumage: Colour, pattern: Colour, kind: str) -> None:
     """Paints body and pattern; the pattern ends at the body's outline."""
     outline = Image.new("L", bird.size, 0)
     ImageDraw.Draw(outline).ellipse(body, fill=255)

@@ -64,7 +64,9 @@ def draw_scene(place: Place, rng: np.random.Generator) -> Image.Image:
     x, y = x / width, y / height
     warp = smooth_noise(width, height, 4, rng)
     frequency = place.frequency * float(rng.uniform(0.85, 1.2))
-    pattern = _structure(place.structure, x, y, frequency, float(rng.random()), warp)
+    own = rng.random() < settings.SCENE_CONSISTENCY
+    structure = place.structure if own else PLACES[int(rng.integers(len(PLACES)))].structure
+    pattern = _structure(structure, x, y, frequency, float(rng.random()), warp)
     jitter = float(rng.normal(0, settings.SCENE_HUE_JITTER))
     dark = _colour(place.dark + jitter, float(rng.uniform(0.25, 0.4)))
     light = _colour(place.light + jitter, float(rng.uniform(0.7, 0.9)))
@@ -103,9 +105,7 @@ def _structure(name: str, x: Field, y: Field, frequency: float, phase: float, wa
     fields: dict[str, Callable[[], Field]] = {
         "trunks": lambda: (wave(across + 0.5 * warp) > 0.45) * (0.6 + 0.4 * warp),
         "waves": lambda: wave(down + 0.8 * warp + 0.3 * np.sin(turn * 2 * x)),
-        "horizon": lambda: np.where(
-            y < 0.35 + 0.1 * phase, 1.0 - 0.5 * y, 0.35 + 0.3 * wave(3 * down + 0.3 * warp)
-        ),
+        "horizon": lambda: np.where(y < 0.35 + 0.1 * phase, 1.0 - 0.5 * y, 0.35 + 0.3 * wave(3 * down + 0.3 * warp)),
         "dunes": lambda: wave(down + 0.6 * np.sin(turn * (x + phase)) + 0.5 * warp) * 0.5 + 0.5 * (1 - y),
         "tiles": lambda: (column + row) % 2,
         "lattice": lambda: np.minimum(wave(across), wave(down)) ** 0.5,

@@ -12,16 +12,16 @@ TRAIN_PER_SPECIES = 24
 TEST_PER_SPECIES = 12
 """Photographs of a species in CUB's test."""
 
-BIRD_SCALE = (0.5, 0.8)
+BIRD_SCALE = (0.6, 0.9)
 """Range of a bird's length as a share of the image's width."""
 
 BIRD_ROTATION = 15.0
 """Largest tilt of a bird, in degrees either way."""
 
-BIRD_CONTRAST = 0.8
+BIRD_CONTRAST = 1.0
 """Saturation of the plumage in [0, 1]: 1 gives each species a vivid colour of its own, 0 makes all grey."""
 
-PATTERN_CONTRAST = 0.55
+PATTERN_CONTRAST = 0.8
 """Difference in brightness of a species' pattern from its plumage, in [0, 1]."""
 
 HUE_JITTER = 0.02
@@ -30,7 +30,7 @@ HUE_JITTER = 0.02
 BRIGHTNESS_JITTER = 0.10
 """Standard deviation of a bird's brightness, in [0, 1]."""
 
-BIRD_NOISE = 6.0
+BIRD_NOISE = 3.0
 """Standard deviation of the noise on the plumage, in grey levels."""
 
 PLACES = 12
@@ -45,11 +45,14 @@ SCENES_PER_CATEGORY = 60
 SCENE_SIZE = (160, 140)
 """Width and height of a scene, in pixels."""
 
-SCENE_SATURATION = 0.45
+SCENE_SATURATION = 0.5
 """Saturation of the colours of a place, in [0, 1]: how strong a cue its colour is."""
 
-SCENE_HUE_JITTER = 0.06
+SCENE_CONSISTENCY = 0.3
+"""Probability that a scene has its place's own structure; else any place's, in its place's colours."""
+
+SCENE_HUE_JITTER = 0.05
 """Standard deviation of a scene's hue about its place's hue, in turns."""
 
-SCENE_NOISE = 8.0
+SCENE_NOISE = 20.0
 """Standard deviation of the noise on a scene, in grey levels."""

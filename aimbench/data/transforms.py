@@ -11,6 +11,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from aimbench.data.regions import boxes_to_region
+
 
 @dataclass(frozen=True)
 class TransformConfig:
@@ -95,16 +97,10 @@ class Transform:
             image, mask = self._geometry(image, tv_tensors.Mask(photograph.mask))
             region = mask.as_subclass(Tensor).float()
         else:
-            boxes = tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
+            boxes = tv_tensors.BoundingBoxes(
                 photograph.boxes.reshape(-1, 4), format="XYXY", canvas_size=(height, width)
             )
             image, boxes = self._geometry(image, boxes)
-            region = _union_of_boxes(boxes.as_subclass(Tensor), self.config.image_size)
+            size = (self.config.image_size, self.config.image_size)
+            region = boxes_to_region(boxes.as_subclass(Tensor), size)[None].float()
         return self._normalize(image).as_subclass(Tensor), region
-
-
-def _union_of_boxes(boxes: Tensor, size: int) -> Tensor:
-    region = torch.zeros(1, size, size)
-    for x0, y0, x1, y1 in boxes.round().int().tolist():
-        region[:, max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = 1.0
-    return region

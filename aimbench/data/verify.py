@@ -42,17 +42,13 @@ def verify(dataset: ShardDataset, progress: Callable[[int, int], None] | None = 
             rows[shard.split].append(_check_sample(dataset, f"shard {path}, sample {key}", members))
             order[shard.split].append(key)
             digests.append(
-                sample_digest(
-                    shard.split, key, [member_digest(suffix, data) for suffix, data in members.items()]
-                )
+                sample_digest(shard.split, key, [member_digest(suffix, data) for suffix, data in members.items()])
             )
             if progress:
                 progress(len(digests), total)
     for split, expected_counts in manifest.splits.items():
         if summarise(rows[split], manifest.classes, manifest.groups) != expected_counts:
-            raise DataError(
-                f"split {split} of {dataset.root}: counts differ from its manifest; {_mend(dataset)}"
-            )
+            raise DataError(f"split {split} of {dataset.root}: counts differ from its manifest; {_mend(dataset)}")
         _check_index(dataset, split, order[split], rows[split])
     if fingerprint(digests) != manifest.fingerprint:
         raise DataError(f"{dataset.root}: fingerprint differs from its manifest; {_mend(dataset)}")
@@ -73,9 +69,7 @@ def _read_shard(dataset: ShardDataset, shard: ShardInfo) -> dict[str, dict[str, 
                 assert content is not None
                 samples.setdefault(key, {})[suffix] = content.read()
     except (tarfile.TarError, EOFError, AssertionError) as error:
-        raise DataError(
-            f"shard {dataset.root / shard.file} is no whole tar ({error}); {_mend(dataset)}"
-        ) from None
+        raise DataError(f"shard {dataset.root / shard.file} is no whole tar ({error}); {_mend(dataset)}") from None
     return samples
 
 

@@ -43,9 +43,7 @@ def energy_pointing_game(attribution: Tensor, region: Tensor) -> tuple[Tensor, T
     inside = region.float()
     energy = attribution.float().clamp(min=0)
     if energy.shape != inside.shape:
-        energy = F.interpolate(
-            energy[:, None], size=inside.shape[-2:], mode="bilinear", align_corners=False
-        ).squeeze(1)
+        energy = F.interpolate(energy[:, None], size=inside.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
     total = energy.sum(dim=(1, 2))
     covered = (energy * inside).sum(dim=(1, 2))
     has_region = inside.flatten(1).any(dim=1)
@@ -85,33 +83,6 @@ def centre_gaussian(h: int, w: int) -> Tensor:
     return torch.exp(-8 * (y[:, None] ** 2 + x[None, :] ** 2))
 
 
-def boxes_to_region(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Union of an image's boxes as a mask.
-
-    Args:
-        boxes: (K, 4) corners ``x0, y0, x1, y1`` in pixels, K may be 0.
-        size: ``(H, W)`` of the image, in that order.
-
-    Returns:
-        (H, W) bool, True where a pixel's centre lies in a box. Boxes are clipped to the image.
-
-    Raises:
-        DataError: If the boxes are not (K, 4), or a box ends before it starts.
-    """
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise DataError(f"boxes: shape {tuple(boxes.shape)}; give (K, 4) as x0, y0, x1, y1")
-    x0, y0, x1, y1 = boxes.unbind(dim=1)
-    if bool(((x1 < x0) | (y1 < y0)).any()):
-        place = int(((x1 < x0) | (y1 < y0)).nonzero()[0])
-        raise DataError(f"box {place}: {boxes[place].tolist()} ends before it starts; give x0, y0, x1, y1")
-    height, width = size
-    y = torch.arange(height, device=boxes.device) + 0.5
-    x = torch.arange(width, device=boxes.device) + 0.5
-    rows = (y0[:, None] <= y) & (y < y1[:, None])
-    columns = (x0[:, None] <= x) & (x < x1[:, None])
-    return (rows[:, :, None] & columns[:, None, :]).any(dim=0)
-
-
 class EnergyPointingGame(Metric):
     """Mean EPG over a split: overall, by group, and by right and wrong prediction.
 
@@ -138,9 +109,7 @@ class EnergyPointingGame(Metric):
         self.add_state("count", torch.zeros(3 + num_groups, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("undefined", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(
-        self, attribution: Tensor, region: Tensor, correct: Tensor, group: Tensor | None = None
-    ) -> None:
+    def update(self, attribution: Tensor, region: Tensor, correct: Tensor, group: Tensor | None = None) -> None:
         """Adds a batch.
 
         Args:
@@ -222,9 +191,7 @@ def epg_score(
     arrays = {name: np.asarray(column) for name, column in columns.items() if column is not None}
     for name, column in arrays.items():
         if column.shape != score.shape:
-            raise DataError(
-                f"EPG: {name} has shape {column.shape}, scores {score.shape}; give one for each sample"
-            )
+            raise DataError(f"EPG: {name} has shape {column.shape}, scores {score.shape}; give one for each sample")
     score = score[known]
     right = arrays["correct"][known].astype(bool)
     low, high = bootstrap_mean_interval(score, samples=bootstrap_samples, seed=seed)
@@ -265,6 +232,4 @@ def _check(attribution: Tensor, region: Tensor) -> None:
         valid = ((region >= 0) & (region <= 1)).flatten(1).all(dim=1)
         if not bool(valid.all()):
             place = int((~valid).nonzero()[0])
-            raise DataError(
-                f"EPG: region of sample {place} of the batch leaves [0, 1]; divide 8-bit masks by 255"
-            )
+            raise DataError(f"EPG: region of sample {place} of the batch leaves [0, 1]; divide 8-bit masks by 255")

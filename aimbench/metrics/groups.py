@@ -154,9 +154,7 @@ def _reweighted(correct: _Counts, n: _Counts, train_counts: Sequence[int] | None
     if train_counts is None:
         return None
     if len(train_counts) != len(n):
-        raise DataError(
-            f"train_group_counts: {len(train_counts)} counts for {len(n)} groups; give one for each group"
-        )
+        raise DataError(f"train_group_counts: {len(train_counts)} counts for {len(n)} groups; give one for each group")
     return _weighted(correct, n, np.asarray(train_counts, dtype=np.float64))
 
 
@@ -175,9 +173,7 @@ def _check_samples(label: IntArray, prediction: IntArray, group: IntArray | None
         raise DataError("metrics: the split has no samples; check the split's name and the dataset's card")
     for name, values in (("prediction", prediction), ("group", group)):
         if values is not None and values.shape != label.shape:
-            raise DataError(
-                f"metrics: {name} has shape {values.shape}, label {label.shape}; give one for each sample"
-            )
+            raise DataError(f"metrics: {name} has shape {values.shape}, label {label.shape}; give one for each sample")
     for name, values in (("label", label), ("group", group)):
         if values is not None:
             _check_range(name, values, None)

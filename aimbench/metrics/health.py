@@ -83,9 +83,7 @@ def warnings(values: Mapping[str, float]) -> list[str]:
         active, all_open = values[f"{stage}_active"], values[f"{stage}_all_open"]
         all_closed, variance = values[f"{stage}_all_closed"], values.get(f"{stage}_variance")
         if all_open > _MOSTLY:
-            found.append(
-                f"{stage}: the mask is open everywhere for {all_open:.0%} of the samples; it hides nothing"
-            )
+            found.append(f"{stage}: the mask is open everywhere for {all_open:.0%} of the samples; it hides nothing")
         if all_closed > _SOME:
             found.append(
                 f"{stage}: the mask is closed everywhere for {all_closed:.0%} of the samples; "

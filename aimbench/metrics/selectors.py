@@ -92,9 +92,7 @@ SELECTORS: dict[str, Selector] = {
         Selector("val_accuracy", "val", "accuracy"),
         Selector("val_class_balanced_accuracy", "val", "class_balanced_accuracy"),
         Selector("val_worst_group_accuracy", "val", "worst_group_accuracy", uses_groups=True),
-        Selector(
-            "oracle_test_worst_group_accuracy", "test", "worst_group_accuracy", uses_groups=True, oracle=True
-        ),
+        Selector("oracle_test_worst_group_accuracy", "test", "worst_group_accuracy", uses_groups=True, oracle=True),
     )
 }
 

@@ -49,9 +49,7 @@ class PairedDifference:
         return self.low <= 0.0 <= self.high
 
 
-def wilson_interval(
-    correct: ArrayLike, n: ArrayLike, *, confidence: float = 0.95
-) -> tuple[FloatArray, FloatArray]:
+def wilson_interval(correct: ArrayLike, n: ArrayLike, *, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
     """Wilson score interval of a proportion (Wilson 1927), element by element.
 
     Args:

@@ -1,0 +1,1 @@
+"""Backbones as feature pyramids, their weights, and classifiers on top of them."""

@@ -102,4 +102,3 @@ class LinearHead(Head):
         """Classifies the pooled embedding of S3 (of the class token for a plain ViT)."""
         embedding = self._embed(features)
         return Output(logits=self.classifier(self.standardize(embedding)), embedding=embedding)
-

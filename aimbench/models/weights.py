@@ -77,7 +77,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             " save its state_dict() alone"
         ) from error
     except (RuntimeError, ValueError, EOFError) as error:
-        raise ConfigError(f"weights file {path} cannot be read ({error}); it may be truncated: copy it again") from error
+        raise ConfigError(
+            f"weights file {path} cannot be read ({error}); it may be truncated: copy it again"
+        ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -111,7 +113,13 @@ def rename_wheel_weights(state: dict[str, Tensor], network: nn.Module) -> dict[s
     """
     blocks: Any = network.blocks
     positions = [(stage, block) for stage, blocks in enumerate(blocks) for block in range(len(blocks))]
-    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    outer = {
+        "_conv_stem": "conv_stem",
+        "_bn0": "bn1",
+        "_conv_head": "conv_head",
+        "_bn1": "bn2",
+        "_fc": "classifier",
+    }
     separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     inverted = {
         "_expand_conv": "conv_pw",

@@ -52,9 +52,7 @@ def references_for(tables: Iterable[Table], references: Iterable[Reference]) -> 
     """
     shown = {(table.dataset, table.variant) for table in tables if table.kind != "mini"}
     datasets = {dataset for dataset, _ in shown}
-    chosen = [
-        r for r in references if (r.dataset, r.variant) in shown or (not r.variant and r.dataset in datasets)
-    ]
+    chosen = [r for r in references if (r.dataset, r.variant) in shown or (not r.variant and r.dataset in datasets)]
     return sorted(chosen, key=lambda r: (r.dataset, r.variant, r.metric, r.method, r.source))
 
 

@@ -99,9 +99,7 @@ def run_notes(table: Table) -> list[str]:
 
 def reference_grid(references: Sequence[Reference]) -> list[list[str]]:
     """Returns the header and the rows of published numbers, as text."""
-    lines = [
-        ["Method", "Dataset", "Backbone", "Metric", "Value", "Selector", "Average", "Source", "Confidence"]
-    ]
+    lines = [["Method", "Dataset", "Backbone", "Metric", "Value", "Selector", "Average", "Source", "Confidence"]]
     for r in references:
         value = f"{r.value:g}" + (f" ± {r.std:g}" if r.std is not None else "")
         dataset = f"{r.dataset}@{r.variant}" if r.variant else r.dataset
@@ -137,9 +135,7 @@ def _markdown(tables: Sequence[Table], references: Sequence[Reference]) -> str:
     blocks = []
     for table in tables:
         notes = [*table.notes, "Runs: " + "; ".join(run_notes(table)) + "."]
-        blocks.append(
-            "\n".join([f"**{title(table)}**", "", *_markdown_grid(grid(table)), "", *_bullets(notes)])
-        )
+        blocks.append("\n".join([f"**{title(table)}**", "", *_markdown_grid(grid(table)), "", *_bullets(notes)]))
     if references:
         blocks.append("\n".join([f"**{_REFERENCE_TITLE}**", "", *_markdown_grid(reference_grid(references))]))
     return "\n\n".join(blocks) + "\n"
@@ -232,8 +228,7 @@ def _shared(table: Table) -> dict[str, str]:
 def _json(tables: Sequence[Table], references: Sequence[Reference]) -> str:
     content = {
         "tables": [
-            {**_shared(table), "notes": table.notes, "rows": [asdict(row) for row in table.rows]}
-            for table in tables
+            {**_shared(table), "notes": table.notes, "rows": [asdict(row) for row in table.rows]} for table in tables
         ],
         "references": [reference.model_dump() for reference in references],
     }

@@ -50,9 +50,7 @@ class Store:
         self.root = root
         self.records = root / "records"
 
-    def write(
-        self, record: Record, files: Mapping[str, bytes] | None = None, *, replace: bool = False
-    ) -> Path:
+    def write(self, record: Record, files: Mapping[str, bytes] | None = None, *, replace: bool = False) -> Path:
         """Stores a record and its Parquet files; a record that is already there is kept.
 
         Args:
@@ -130,15 +128,11 @@ class Store:
         if not matches:
             known = [path.stem for path in self.paths()]
             # A registry of thousands would fill the screen.
-            hint = (
-                nearest_names(record_id, known) if len(known) <= 20 else "'aimbench results table' lists ids"
-            )
+            hint = nearest_names(record_id, known) if len(known) <= 20 else "'aimbench results table' lists ids"
             raise RecordError(f"no record '{record_id}' in {self.records}; {hint}")
         if len(matches) > 1:
             names = ", ".join(path.stem for path in matches)
-            raise RecordError(
-                f"record id '{record_id}' is ambiguous in {self.records}: {names}; give more digits"
-            )
+            raise RecordError(f"record id '{record_id}' is ambiguous in {self.records}: {names}; give more digits")
         return self.read(matches[0])
 
     def exists(self, record_id: str) -> bool:
@@ -211,9 +205,7 @@ def _to_json(record: Record, path: Path) -> str:
     try:
         return json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
     except ValueError as error:
-        raise RecordError(
-            f"record {path}: {error}; a record holds finite numbers and plain data only"
-        ) from error
+        raise RecordError(f"record {path}: {error}; a record holds finite numbers and plain data only") from error
 
 
 def _parse(text: str, path: Path) -> Record:

@@ -39,9 +39,7 @@ def summary(record: Record) -> list[str]:
             lines.append(f"  {'EPG ' + name.replace('_', ' '):22}{text}")
     lines.append(f"cost      {cost.parameters / 1e6:.2f} M parameters, {cost.wall_seconds:.0f} s")
     dirty = " with uncommitted changes" if record.code.dirty else ""
-    lines.append(
-        f"code      aimbench {record.code.version}, revision {record.code.revision or 'unknown'}{dirty}"
-    )
+    lines.append(f"code      aimbench {record.code.version}, revision {record.code.revision or 'unknown'}{dirty}")
     return lines
 
 

@@ -163,9 +163,7 @@ def _make_row(runs: list[Record], columns: Sequence[Column], config: str, settin
 
 def _columns(records: list[Record]) -> tuple[Column, ...]:
     attributions = {name for record in records for name in _test_epg(record)}
-    conditions = {
-        split for record in records for split in record.metrics if split.startswith(_CONDITION_PREFIX)
-    }
+    conditions = {split for record in records for split in record.metrics if split.startswith(_CONDITION_PREFIX)}
     return (
         Column("accuracy", "Accuracy"),
         Column("accuracy_reweighted", "Reweighted"),
@@ -176,9 +174,7 @@ def _columns(records: list[Record]) -> tuple[Column, ...]:
             for name in (*_ATTRIBUTIONS, *sorted(attributions - set(_ATTRIBUTIONS)))
         ),
         *(
-            Column(
-                f"{split}_accuracy", f"Accuracy ({split.removeprefix(_CONDITION_PREFIX).replace('_', ' ')})"
-            )
+            Column(f"{split}_accuracy", f"Accuracy ({split.removeprefix(_CONDITION_PREFIX).replace('_', ' ')})")
             for split in sorted(conditions)
         ),
     )
@@ -273,12 +269,8 @@ def _notes(records: list[Record], rows: list[Row]) -> list[str]:
     if len({row.regime for row in rows}) > 1:
         notes.append("Rows differ in the labels they used (Regime): compare only rows of the same regime.")
     if any(_groups_are_classes(record) for record in records):
-        notes.append(
-            "Groups are the classes: WGA is the accuracy of the worst class (for birds, the worst species)."
-        )
-    if empty := sorted(
-        {name for r in records if _TEST in r.metrics for name in r.metrics[_TEST].empty_groups}
-    ):
+        notes.append("Groups are the classes: WGA is the accuracy of the worst class (for birds, the worst species).")
+    if empty := sorted({name for r in records if _TEST in r.metrics for name in r.metrics[_TEST].empty_groups}):
         notes.append(f"Groups without test samples, not counted: {', '.join(empty)}.")
     if any(run.selectors[run.selector].oracle for run in records if run.selector in run.selectors):
         notes.append("The selector read the test set: an upper bound, not a result.")

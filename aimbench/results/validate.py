@@ -46,9 +46,7 @@ def check_record(store: Store, path: Path) -> list[str]:
     problems = list(_file_problems(record, path.parent))
     predictions = path.parent / parquet_name(record.id, "predictions")
     if predictions.name not in record.files:
-        problems.append(
-            f"record {path}: lists no {predictions.name}, so its numbers can't be checked; run it again"
-        )
+        problems.append(f"record {path}: lists no {predictions.name}, so its numbers can't be checked; run it again")
     elif not problems:
         problems += [f"record {path}: {problem}" for problem in _metric_problems(record, predictions)]
     return problems

@@ -36,13 +36,18 @@ def load(path: Path) -> dict[str, Any]:
             f"checkpoint {path} holds more than tensors and was not loaded, because unpickling it could run code"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ConfigError(f"checkpoint {path} cannot be read ({error}); delete the run's folder and start over") from error
+        raise ConfigError(
+            f"checkpoint {path} cannot be read ({error}); delete the run's folder and start over"
+        ) from error
     return state
 
 
 def random_state() -> dict[str, Any]:
     """States of torch's random generators on the CPU and on every GPU."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
 
 def set_random_state(state: dict[str, Any]) -> None:

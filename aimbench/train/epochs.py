@@ -62,7 +62,12 @@ class EpochStore:
                     for split, rows in frame.groupby("split", sort=False)
                 }
                 first = frame.iloc[0]
-                self._read[path] = (str(first["phase"]), int(first["epoch"]), bool(first["candidate"]), splits)
+                self._read[path] = (
+                    str(first["phase"]),
+                    int(first["epoch"]),
+                    bool(first["candidate"]),
+                    splits,
+                )
             yield self._read[path]
 
     def table(self) -> bytes:

@@ -68,7 +68,13 @@ def attribute(model: Classifier, method: Method, image: Tensor, label: Tensor, m
 
 
 def look(
-    fabric: Fabric, model: Classifier, method: Method, data: RunData, split: str, subset: int | None, reporter: Reporter
+    fabric: Fabric,
+    model: Classifier,
+    method: Method,
+    data: RunData,
+    split: str,
+    subset: int | None,
+    reporter: Reporter,
 ) -> Looked:
     """Scores every attribution on a split, or on a fixed seeded subset of it.
 

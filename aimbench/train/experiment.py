@@ -198,7 +198,10 @@ class Experiment:
                 regime=self._regime(),
             ),
             dataset=DatasetInfo(
-                name=manifest.name, variant=manifest.variant, kind=manifest.kind, fingerprint=manifest.fingerprint
+                name=manifest.name,
+                variant=manifest.variant,
+                kind=manifest.kind,
+                fingerprint=manifest.fingerprint,
             ),
             backbone=self.backbone,
             training=self.config.model_dump(mode="json"),
@@ -348,7 +351,7 @@ def gmacs(model: Classifier, image_size: int) -> float:
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.predict(model.features(image), mask)
-    return round(counter.get_total_flops() / 2e9, 4)
+    return round(float(counter.get_total_flops()) / 2e9, 4)
 
 
 def _train_config(values: Mapping[str, Any]) -> TrainConfig:
@@ -371,4 +374,3 @@ def _check_selector(name: str) -> None:
             f"selector '{name}' reads the test set and can never be a headline; every record shows it beside the"
             " others, so choose one of them"
         )
-

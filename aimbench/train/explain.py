@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aimbench.data.dataset import Item, ShardDataset
+from aimbench.data.dataset import Item
 from aimbench.data.decode import decode
 from aimbench.data.transforms import Transform
 from aimbench.errors import ConfigError
@@ -47,9 +47,7 @@ class Explained:
     correct: bool | None
 
 
-def open_run(
-    run: str, *, data_root: Path, runs_root: Path, cards: Path | None = None
-) -> tuple[Experiment, Trainer]:
+def open_run(run: str, *, data_root: Path, runs_root: Path, cards: Path | None = None) -> tuple[Experiment, Trainer]:
     """Opens a finished (or stopped) run with the model that its selector chose.
 
     Args:
@@ -92,9 +90,7 @@ def open_run(
     return experiment, trainer
 
 
-def explain_samples(
-    experiment: Experiment, trainer: Trainer, split: str, positions: Sequence[int]
-) -> list[Explained]:
+def explain_samples(experiment: Experiment, trainer: Trainer, split: str, positions: Sequence[int]) -> list[Explained]:
     """Explains samples of a split: the logit of each one's true class."""
     index = experiment.dataset.split(split)
     items = [index.read(i) for i in positions]
@@ -112,9 +108,7 @@ def explain_files(experiment: Experiment, trainer: Trainer, paths: Sequence[Path
     return _explain(experiment, trainer, items, None, [path.name for path in paths])
 
 
-def choose_positions(
-    group: npt.NDArray[np.int64], per_group: int, max_groups: int, seed: int = 0
-) -> list[int]:
+def choose_positions(group: npt.NDArray[np.int64], per_group: int, max_groups: int, seed: int = 0) -> list[int]:
     """A fixed random choice of samples of each group, groups in order."""
     generator = np.random.default_rng(seed)
     chosen: list[int] = []

@@ -114,7 +114,10 @@ class Trainer:
         """Predictions of the model as it stands."""
         with self.fabric.autocast():
             return predict_split(
-                self.model, self.data.evaluation(split), self.fabric.device, channels_last=self.config.channels_last
+                self.model,
+                self.data.evaluation(split),
+                self.fabric.device,
+                channels_last=self.config.channels_last,
             )
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -185,7 +188,8 @@ class Trainer:
         order = epoch_order(len(source), seed, weights=phase.weights, subset=phase.subset)
         drop_last = len(order) % config.batch_size == 1  # batch norm cannot train on a single sample
         steps = len(order) // config.batch_size + (0 if drop_last or len(order) % config.batch_size == 0 else 1)
-        started, images, sums = time.perf_counter(), 0, {}
+        started, images = time.perf_counter(), 0
+        sums: dict[str, float] = {}
         set_train_mode(self.model)
         with self.reporter.task(f"{phase.name} {epoch + 1}/{epochs}", len(order)) as task:
             for step, batch in enumerate(source.epoch(order, seed, drop_last=drop_last), start=epoch * steps):

@@ -69,5 +69,3 @@ def _further_heads(output: Output) -> dict[str, Tensor]:
     if not output.stage_logits:
         return {}
     return {**output.stage_logits, "mean": torch.stack(list(output.stage_logits.values())).mean(dim=0)}
-
-

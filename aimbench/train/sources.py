@@ -97,7 +97,12 @@ class RunData:
             if self.frozen:
                 self._compute_features(split)
                 self._sources[name] = FeatureSource(
-                    self._features, split, self.dataset.split(split), self._entries, batch_size, fields=self._fields
+                    self._features,
+                    split,
+                    self.dataset.split(split),
+                    self._entries,
+                    batch_size,
+                    fields=self._fields,
                 )
             else:
                 self._sources[name] = self._images(split, transform, batch_size, self._fields, cached=True)

@@ -9,7 +9,7 @@ from aimbench.train.api import Output, Progress
 
 
 def target_area(config: AIMConfig, progress: Progress) -> float:
-    """tau of this epoch: from 1, linearly epoch by epoch, to ``active_area``, then constant."""
+    """Tau of this epoch: from 1, linearly epoch by epoch, to ``active_area``, then constant."""
     if not config.anneal:
         return config.active_area
     last = max(1.0, config.anneal_fraction * progress.epochs)

@@ -25,7 +25,6 @@ from aimbench.train.api import (
     register_method,
 )
 
-
 # AIM[stop_stage, active_area] in the paper's notation, with the choices of the README's table.
 PRESETS = {
     f"{stage}-{area}{suffix}": {

@@ -114,9 +114,7 @@ class TopDownStage(nn.Module):
 class AIMHead(Head):
     """The top-down path on a backbone's pyramid."""
 
-    def __init__(
-        self, pyramid: FeaturePyramid, num_classes: int, config: AIMConfig, *, standardize: bool
-    ) -> None:
+    def __init__(self, pyramid: FeaturePyramid, num_classes: int, config: AIMConfig, *, standardize: bool) -> None:
         super().__init__()
         self.config = config
         self.stages = tuple(range(config.stop_stage, STAGES))
@@ -180,7 +178,7 @@ class AIMHead(Head):
         return binary_gumbel(logits, self.temperature, sample=self.training)
 
     def _fuses_means(self, features: list[Tensor]) -> bool:
-        """Whether classifiers can do with means: no mask estimator reads a map, and upsampling keeps means."""
+        """Whether means are enough: no mask estimator reads a map, and upsampling keeps means."""
         sides = [features[index].shape[-2:] for index in self._order.values()]
         divides = all(f[0] % c[0] == 0 and f[1] % c[1] == 0 for c, f in itertools.pairwise(sides))
         return divides and not self.config.guided

@@ -26,9 +26,7 @@ def invoke(*words: str) -> str:
     return result.output
 
 
-def test_build_verify_info_preview_of_a_mini(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_build_verify_info_preview_of_a_mini(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aimbench.data.synth_settings.TRAIN_PER_SPECIES", 5)
     monkeypatch.setattr("aimbench.data.synth_settings.TEST_PER_SPECIES", 2)
     built = invoke("build", "cub@mini", "--data", str(data), "--workers", "1")
@@ -68,7 +66,5 @@ def test_help_imports_nothing_heavy() -> None:
     )
     # The module itself, not the package: other commands are not ours to check here.
     code = code.replace("from aimbench.cli import data", "import aimbench.cli.data")
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert done.stdout.strip() == "[]"

@@ -43,9 +43,7 @@ def test_test_split_is_the_official_flag(raw: Path, data_root: Path) -> None:
     dataset = build_cub(raw, data_root)
     lines = (raw / "CUB_200_2011" / "images.txt").read_text().splitlines()
     flags = (raw / "CUB_200_2011" / "train_test_split.txt").read_text().splitlines()
-    official = {
-        Path(line.split()[1]).stem for line, flag in zip(lines, flags, strict=True) if flag.split()[1] == "0"
-    }
+    official = {Path(line.split()[1]).stem for line, flag in zip(lines, flags, strict=True) if flag.split()[1] == "0"}
     assert set(dataset.split("test").keys) == official
 
 

@@ -171,9 +171,7 @@ def replace_member(dataset: ShardDataset, suffix: str, data: bytes) -> ShardData
     )
     manifest = dataset.manifest.model_copy(update={"shards": [changed, *dataset.manifest.shards[1:]]})
     (dataset.root / MANIFEST_NAME).write_text(manifest.model_dump_json())
-    return ShardDataset(
-        dataset.card, dataset.name, dataset.variant, read_manifest(dataset.root), dataset.root
-    )
+    return ShardDataset(dataset.card, dataset.name, dataset.variant, read_manifest(dataset.root), dataset.root)
 
 
 def png(width: int, height: int) -> bytes:

@@ -27,9 +27,7 @@ def test_test_place_is_another_species_training_place(raw: Path, data_root: Path
     names = dataset.manifest.places
     for split, places in (("train", home), ("val", home), ("test", away), ("test_training_places", home)):
         index = dataset.split(split)
-        assert [names[p] for p in index.place] == [
-            f"p/place_{places[SPECIES[label]]}" for label in index.label
-        ]
+        assert [names[p] for p in index.place] == [f"p/place_{places[SPECIES[label]]}" for label in index.label]
 
 
 def test_splits_hold_the_right_birds(raw: Path, data_root: Path) -> None:
@@ -54,17 +52,14 @@ def test_composites_show_scenes_of_their_place(raw: Path, data_root: Path) -> No
     test = dataset.split("test")
     at_home = dataset.split("test_training_places")
     different = [
-        decode_rgb(test.read(i).image, "").astype(int) - decode_rgb(at_home.read(i).image, "")
-        for i in range(len(test))
+        decode_rgb(test.read(i).image, "").astype(int) - decode_rgb(at_home.read(i).image, "") for i in range(len(test))
     ]
     assert np.abs(np.array(different)[:, 24:]).mean() > 1
 
 
 def test_too_few_places(raw: Path, data_root: Path) -> None:
     table = raw / "places365" / "places365_val.txt"
-    table.write_text(
-        "\n".join(line for line in table.read_text().splitlines() if line.endswith((" 0", " 1")))
-    )
+    table.write_text("\n".join(line for line in table.read_text().splitlines() if line.endswith((" 0", " 1"))))
     with pytest.raises(DataError, match="2 place classes for 3 species"):
         build_birds(raw, data_root)
 

@@ -148,9 +148,7 @@ def test_release_folder_is_read_and_masks_are_joined(raw: Path, data_root: Path,
         (",001", ",../001", "lies outside"),
     ],
 )
-def test_broken_release_metadata(
-    raw: Path, data_root: Path, tmp_path: Path, old: str, new: str, expected: str
-) -> None:
+def test_broken_release_metadata(raw: Path, data_root: Path, tmp_path: Path, old: str, new: str, expected: str) -> None:
     release = write_release(raw, build_95(raw, data_root, "95-regenerated"))
     table = release / "metadata.csv"
     table.write_text(table.read_text().replace(old, new))

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from aimbench.data.regions import boxes_to_region
 from aimbench.errors import DataError
 from aimbench.metrics.epg import (
     EnergyPointingGame,
-    boxes_to_region,
     centre_gaussian,
     energy_pointing_game,
     epg_score,
@@ -74,9 +74,7 @@ def test_empty_region_is_no_ground_truth():
 
 
 def test_half_precision_is_summed_in_single():
-    score, _ = energy_pointing_game(
-        torch.ones(1, 300, 300, dtype=torch.bfloat16), torch.ones(1, 300, 300) > 0
-    )
+    score, _ = energy_pointing_game(torch.ones(1, 300, 300, dtype=torch.bfloat16), torch.ones(1, 300, 300) > 0)
     assert score.item() == pytest.approx(1.0)
 
 
@@ -126,9 +124,7 @@ def test_boxes_become_their_union():
 
 
 def test_fractional_box_covers_the_pixels_whose_centre_it_holds():
-    assert boxes_to_region(torch.tensor([[0.6, 0.0, 2.5, 1.0]]), (1, 4)).tolist() == [
-        [False, True, False, False]
-    ]
+    assert boxes_to_region(torch.tensor([[0.6, 0.0, 2.5, 1.0]]), (1, 4)).tolist() == [[False, True, False, False]]
 
 
 def test_no_box_is_an_empty_region():
@@ -179,9 +175,7 @@ def test_metric_needs_the_groups_it_was_promised():
 
 
 def _evaluate_share(rank, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     metric = EnergyPointingGame(num_groups=3)
     # Rank 0 has one sample, rank 1 five, in two batches.
     for batch in [slice(0, 1)] if rank == 0 else [slice(1, 3), slice(3, 6)]:

@@ -56,9 +56,7 @@ def _random_masks():
 
 
 def _measure_share(rank, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     masks, region = _random_masks()
     batch = slice(0, 2) if rank == 0 else slice(2, 9)
     measured = MaskHealth()

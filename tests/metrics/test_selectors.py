@@ -39,9 +39,7 @@ def test_every_selector_is_named_after_its_key_and_declares_what_it_reads():
         "val_worst_group_accuracy",
         "oracle_test_worst_group_accuracy",
     }
-    assert [name for name, selector in SELECTORS.items() if selector.oracle] == [
-        "oracle_test_worst_group_accuracy"
-    ]
+    assert [name for name, selector in SELECTORS.items() if selector.oracle] == ["oracle_test_worst_group_accuracy"]
 
 
 def test_no_selector_but_the_oracle_reads_the_test_split():

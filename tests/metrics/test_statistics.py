@@ -45,9 +45,7 @@ def test_weighted_interval_agrees_with_the_delta_method_on_large_groups():
     p = correct / n
     half = 1.959964 * np.sqrt(np.sum(weight**2 * p * (1 - p) / n))
     value = weight @ p
-    assert weighted_accuracy_interval(correct, n, weight) == pytest.approx(
-        (value - half, value + half), abs=1e-3
-    )
+    assert weighted_accuracy_interval(correct, n, weight) == pytest.approx((value - half, value + half), abs=1e-3)
 
 
 def test_weighted_interval_covers_the_truth_with_many_small_groups():

@@ -77,8 +77,7 @@ def made_up_record(
         dataset=DatasetInfo(name=dataset, variant=variant, kind=kind, fingerprint=fingerprint),  # type: ignore[arg-type]
         backbone=BackboneInfo(name=backbone, weights="timm", weights_hash=weights_hash),
         training=training or {"train": "head", "epochs": 20},
-        evaluation=evaluation
-        or {"groups": GROUPS, "num_classes": 2, "train_group_counts": [3498, 184, 56, 1057]},
+        evaluation=evaluation or {"groups": GROUPS, "num_classes": 2, "train_group_counts": [3498, 184, 56, 1057]},
         seed=seed,
         selector=selector,
     )

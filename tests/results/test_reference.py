@@ -46,9 +46,7 @@ def test_tables_get_the_numbers_of_their_own_dataset_and_variant(make_record):
     references = load_references(PUBLISHED)
     of_95 = references_for(make_tables([make_record()]), references)
     assert {(r.dataset, r.variant) for r in of_95} == {("waterbirds", "95")}
-    birds = references_for(
-        make_tables([make_record(dataset="travelingbirds", variant="default")]), references
-    )
+    birds = references_for(make_tables([make_record(dataset="travelingbirds", variant="default")]), references)
     assert {(r.dataset, r.variant) for r in birds} == {("travelingbirds", "")}
 
 

@@ -115,9 +115,7 @@ def test_find_filters_by_each_field_and_sorts(store, make_record):
         store.write(record)
     assert len(store.find()) == 8
     assert store.find()[0].dataset.name == "cub"
-    assert [
-        r.seed for r in store.find("waterbirds", "95", "erm", "official", "resnet50", "val_accuracy")
-    ] == [0, 1]
+    assert [r.seed for r in store.find("waterbirds", "95", "erm", "official", "resnet50", "val_accuracy")] == [0, 1]
     assert [r.method.name for r in store.find(method="aim")] == ["aim"]
     assert len(store.find(variant="100")) == 1
     assert len(store.find(kind="mini")) == 1
@@ -192,9 +190,7 @@ def test_no_id_leads_out_of_the_store_or_matches_as_a_pattern(store, make_record
         store.get(record_id)
 
 
-@pytest.mark.parametrize(
-    "name", ["../x.parquet", "other.predictions.parquet", "{id}.json", "{id}/../x.parquet"]
-)
+@pytest.mark.parametrize("name", ["../x.parquet", "other.predictions.parquet", "{id}.json", "{id}/../x.parquet"])
 def test_a_file_that_is_not_the_records_own_is_refused(store, make_record, name):
     record = make_record()
     with pytest.raises(RecordError, match="file name"):
@@ -236,8 +232,7 @@ def test_eight_processes_write_the_same_records_and_each_one_stays_whole(tmp_pat
     context = multiprocessing.get_context("fork")
     together = context.Barrier(8, timeout=60)
     workers = [
-        context.Process(target=_write_many, args=(tmp_path, worker, make_record, together))
-        for worker in range(8)
+        context.Process(target=_write_many, args=(tmp_path, worker, make_record, together)) for worker in range(8)
     ]
     for worker in workers:
         worker.start()

@@ -112,9 +112,7 @@ def test_regimes_are_shown_and_a_difference_is_noted(make_record):
 
 def test_worst_groups_are_named_most_frequent_first(make_record, make_metrics):
     worst = ["a", "b", "b"]
-    records = [
-        make_record(seed=i, metrics={"test": make_metrics(worst=name)}) for i, name in enumerate(worst)
-    ]
+    records = [make_record(seed=i, metrics={"test": make_metrics(worst=name)}) for i, name in enumerate(worst)]
     (table,) = make_tables(records)
     assert table.rows[0].cells["worst_group_accuracy"].detail == ("b", "a")
     assert "(b; a)" in render(table, "md")

@@ -117,9 +117,7 @@ def test_a_sample_without_positive_energy_counts_as_zero_stored_as_zero_or_missi
     test = record.metrics["test"]
     # By hand: 0.2 + 0.4 + 0.6 over four samples, the fourth undefined.
     score = test.epg["gradcam"].model_copy(update={"value": 0.3, "undefined": 1})
-    record = record.model_copy(
-        update={"metrics": {"test": test.model_copy(update={"epg": {"gradcam": score}})}}
-    )
+    record = record.model_copy(update={"metrics": {"test": test.model_copy(update={"epg": {"gradcam": score}})}})
     for stored_as in (0.0, None):
         table = pd.read_parquet(tmp_path / name)
         table.loc[3, "epg_gradcam"] = stored_as

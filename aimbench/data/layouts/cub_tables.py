@@ -97,9 +97,7 @@ def read_species(cub_folder: Path) -> list[str]:
     """Reads the species folders of ``classes.txt`` in label order."""
     table = _table(cub_folder / "classes.txt", 1)
     if list(table) != list(range(1, len(table) + 1)):
-        raise DataError(
-            f"{cub_folder / 'classes.txt'} is not numbered from 1 without a gap; get the official archive"
-        )
+        raise DataError(f"{cub_folder / 'classes.txt'} is not numbered from 1 without a gap; get the official archive")
     return [name for (name,) in table.values()]
 
 
@@ -157,9 +155,7 @@ def _table(path: Path, columns: int) -> dict[int, list[str]]:
         if not values:
             continue
         if len(values) != columns + 1 or not values[0].isdigit() or int(values[0]) in table:
-            raise DataError(
-                f"{path}, line {line_number}: '{line:.80}' is not '<new id> <{columns} values>'; mend it"
-            )
+            raise DataError(f"{path}, line {line_number}: '{line:.80}' is not '<new id> <{columns} values>'; mend it")
         table[int(values[0])] = values[1:]
     return table
 
@@ -175,9 +171,7 @@ def _box(table: dict[int, list[str]], number: int, path: Path) -> Box:
     try:
         x, y, width, height = (float(value) for value in table[number])
     except (KeyError, ValueError):
-        raise DataError(
-            f"{path} has no 'x y width height' for image {number}; get the official archive"
-        ) from None
+        raise DataError(f"{path} has no 'x y width height' for image {number}; get the official archive") from None
     return (x, y, round(x + width, 2), round(y + height, 2))
 
 

@@ -63,21 +63,15 @@ def _plan_generated(raw: RawFolder, card: Card, cub: Cub, seed: int) -> Plan:
         home_scenes = _draw(rng, places.scenes[at_home], len(birds))
         away_scenes = _draw(rng, places.scenes[away], len(birds))
         for bird, home, abroad in zip(birds, home_scenes, away_scenes, strict=True):
-            for split, place, background in _conditions(
-                bird, validation, index[at_home], index[away], home, abroad
-            ):
+            for split, place, background in _conditions(bird, validation, index[at_home], index[away], home, abroad):
                 recipes.append(
-                    bird_recipe(
-                        bird, card, split, label=label, group=label, place=place, background=background
-                    )
+                    bird_recipe(bird, card, split, label=label, group=label, place=place, background=background)
                 )
     fewest = min(len(scenes) for scenes in places.scenes.values())
     most = max(np.bincount([bird.label for bird in cub.birds]))
     notes = ["composites regenerated from CUB, segmentations and Places365 validation"]
     if fewest < most:
-        notes.append(
-            f"a place has as few as {fewest} scenes for up to {most} birds of a species: scenes repeat"
-        )
+        notes.append(f"a place has as few as {fewest} scenes for up to {most} birds of a species: scenes repeat")
     names = [places.names[int(place)] for place in train_places]
     return Plan(
         recipes=recipes,
@@ -139,9 +133,7 @@ def _pairs(path: Path) -> list[tuple[str, int]]:
             name, value = line.split()
             pairs.append((name, int(value)))
         except ValueError:
-            raise DataError(
-                f"{path}, line {number}: '{line:.80}' is not '<name> <number>'; mend it"
-            ) from None
+            raise DataError(f"{path}, line {number}: '{line:.80}' is not '<name> <number>'; mend it") from None
     return pairs
 
 

@@ -112,9 +112,7 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
     for bird, y, split, place, scene in zip(cub.birds, labels, splits, places, scenes, strict=True):
         rows.append(_Row(bird.number, bird.file, y, split, place, scene[0]))
         recipes.append(
-            bird_recipe(
-                bird, card, SPLITS[split], label=y, group=2 * y + place, place=place, background=scene[1]
-            )
+            bird_recipe(bird, card, SPLITS[split], label=y, group=2 * y + place, place=place, background=scene[1])
         )
     return Plan(
         recipes=recipes,
@@ -175,9 +173,7 @@ def _draw_splits(birds: list[Bird], rng: np.random.Generator) -> list[int]:
     return [1 if i in validation else 0 if bird.in_train else 2 for i, bird in enumerate(birds)]
 
 
-def _draw_places(
-    labels: list[int], splits: list[int], strength: float, rng: np.random.Generator
-) -> list[int]:
+def _draw_places(labels: list[int], splits: list[int], strength: float, rng: np.random.Generator) -> list[int]:
     """Draws 0 land or 1 water for each bird, with exact shares within each split and class."""
     places = np.zeros(len(labels), dtype=np.int64)
     for split in range(len(SPLITS)):
@@ -191,17 +187,13 @@ def _draw_places(
     return [int(place) for place in places]
 
 
-def _draw_scenes(
-    folder: Path, places: list[int], rng: np.random.Generator
-) -> tuple[list[tuple[str, Path]], list[str]]:
+def _draw_scenes(folder: Path, places: list[int], rng: np.random.Generator) -> tuple[list[tuple[str, Path]], list[str]]:
     """Draws a scene for each bird without replacement; where they are too few, in rounds."""
     pools, notes = [], []
     for place, name in enumerate(PLACES):
         files = []
         for category in CATEGORIES[name]:
-            found = sorted(
-                path for path in (folder / category).rglob("*") if path.suffix.lower() in (".jpg", ".png")
-            )
+            found = sorted(path for path in (folder / category).rglob("*") if path.suffix.lower() in (".jpg", ".png"))
             if not found:
                 raise DataError(f"{folder / category} holds no scene; unpack the archive of Places365 again")
             files.extend(found)
@@ -279,6 +271,4 @@ def _options(model: type[_Options], card: Card, variant: Variant) -> _Options:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise CardError(
-            f"card of {card.name}, layout {variant.layout}, options.{field}: {first['msg']}"
-        ) from None
+        raise CardError(f"card of {card.name}, layout {variant.layout}, options.{field}: {first['msg']}") from None
