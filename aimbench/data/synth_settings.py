@@ -18,7 +18,7 @@ BIRD_SCALE = (0.6, 0.9)
 BIRD_ROTATION = 15.0
 """Largest tilt of a bird, in degrees either way."""
 
-BIRD_CONTRAST = 1.0
+BIRD_CONTRAST = 0.8
 """Saturation of the plumage in [0, 1]: 1 gives each species a vivid colour of its own, 0 makes all grey."""
 
 PATTERN_CONTRAST = 0.8
@@ -45,10 +45,10 @@ SCENES_PER_CATEGORY = 60
 SCENE_SIZE = (160, 140)
 """Width and height of a scene, in pixels."""
 
-SCENE_SATURATION = 0.5
+SCENE_SATURATION = 0.6
 """Saturation of the colours of a place, in [0, 1]: how strong a cue its colour is."""
 
-SCENE_CONSISTENCY = 0.3
+SCENE_CONSISTENCY = 0.5
 """Probability that a scene has its place's own structure; else any place's, in its place's colours."""
 
 SCENE_HUE_JITTER = 0.05

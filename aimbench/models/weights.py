@@ -76,7 +76,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"weights file {path} holds more than tensors and was not loaded, because unpickling it could run code;"
             " save its state_dict() alone"
         ) from error
-    except (RuntimeError, ValueError, EOFError) as error:
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
         raise ConfigError(
             f"weights file {path} cannot be read ({error}); it may be truncated: copy it again"
         ) from error

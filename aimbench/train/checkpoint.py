@@ -35,7 +35,7 @@ def load(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"checkpoint {path} holds more than tensors and was not loaded, because unpickling it could run code"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, OSError) as error:
         raise ConfigError(
             f"checkpoint {path} cannot be read ({error}); delete the run's folder and start over"
         ) from error

@@ -1,0 +1,54 @@
+import pytest
+import timm
+import torch
+
+from aimbench.errors import ConfigError
+from aimbench.models.backbones import create_pyramid
+
+NETWORKS = [
+    "test_convnext.r160_in1k",
+    "test_resnet.r160_in1k",
+    "test_efficientnet.r160_in1k",
+    "test_vit.r160_in1k",
+    "swin_s3_tiny_224",
+]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_pyramid_has_four_strides_and_the_networks_own_embedding(name: str) -> None:
+    torch.manual_seed(0)
+    pyramid = create_pyramid(name).eval()
+    size = 224 if name.startswith("swin") else 160
+    image = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        features = pyramid(image)
+        network = pyramid.network
+        expected = network.forward_head(network.forward_features(image), pre_logits=True)
+        embedding = pyramid.embed(features)
+    for feature, channels, stride in zip(features, pyramid.channels, (4, 8, 16, 32), strict=False):
+        assert feature.shape[1] == channels
+        assert abs(feature.shape[-1] - size / stride) < 1
+    torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_s3_of_an_efficientnet_is_what_its_classifier_pools() -> None:
+    pyramid = create_pyramid("tf_efficientnet_lite0")
+    assert pyramid.channels[-1] == timm.create_model("tf_efficientnet_lite0").classifier.in_features
+
+
+def test_token_map_drops_the_class_token_and_keeps_the_grid() -> None:
+    pyramid = create_pyramid("test_vit.r160_in1k").eval()
+    image = torch.zeros(1, 3, 160, 160)
+    grid = 160 // 16
+    tokens = torch.zeros(1, 1 + grid * grid, 4)
+    tokens[0, 0] = -1  # the class token
+    tokens[0, 1 + 2 * grid + 7] = 5  # row 2, column 7
+    result = pyramid.token_map(tokens, image)
+    assert result.shape == (1, 4, grid, grid)
+    assert result.min() == 0
+    assert torch.nonzero(result[0, 0]).tolist() == [[2, 7]]
+
+
+def test_unknown_backbone_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="resnet50"):
+        create_pyramid("resnet5O")
