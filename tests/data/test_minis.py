@@ -68,7 +68,8 @@ def test_places_are_told_apart_by_colour_alone(minis: Path) -> None:
     means = np.array([colours[places == place].mean(0) for place in range(10)])
     test_colours, test_places = background_colours("test")
     nearest = np.linalg.norm(test_colours[:, None] - means[None], axis=2).argmin(1)
-    assert (nearest == test_places).mean() > 0.7
+    # A scene has its place's own structure only half of the time, so colour alone finds it well above chance (0.1).
+    assert (nearest == test_places).mean() > 0.4
 
 
 @pytest.fixture
