@@ -25,7 +25,15 @@ def _inside(path: str) -> str:
     return path
 
 
+def _web(address: str) -> str:
+    """Cards may come from others, so an address must not name a local file."""
+    if not address.startswith(("https://", "http://")):
+        raise ValueError("must start with https:// or http://")
+    return address
+
+
 _RelativePath = Annotated[str, AfterValidator(_inside)]
+_Url = Annotated[str, AfterValidator(_web)]
 _Name = Annotated[str, Field(pattern=_NAME)]
 
 
@@ -45,7 +53,14 @@ class Source(_Strict):
     only: list[str] = Field(
         default_factory=list, description="Path prefixes to unpack from a large archive; empty: everything."
     )
-    urls: list[str] = Field(default_factory=list, description="Where to get it, best first.")
+    urls: list[_Url] = Field(default_factory=list, description="Direct downloads of the archive, best first.")
+    pages: list[_Url] = Field(
+        default_factory=list, description="Where a person gets it, with terms or a login that a download can't pass."
+    )
+    hub: str | None = Field(
+        default=None, pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$", description="Dataset on the Hugging Face hub, OWNER/NAME."
+    )
+    revision: str = Field(default="main", description="Revision of the dataset on the hub.")
     md5: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
@@ -55,7 +70,17 @@ class SplitCounts(_Strict):
 
     count: int | None = Field(default=None, ge=0)
     classes: list[int] | None = None
+    each_class: int | None = Field(default=None, ge=0, description="The number of every class, where they are equal.")
     groups: list[int] | None = None
+
+
+class Paper(_Strict):
+    """Where a dataset, or one of its variants, comes from."""
+
+    title: str
+    authors: str
+    venue: str
+    url: str = ""
 
 
 class Variant(_Strict):
@@ -68,7 +93,13 @@ class Variant(_Strict):
     options: dict[str, Any] = Field(default_factory=dict, description="Settings of the builder.")
     counts: dict[str, SplitCounts] = Field(default_factory=dict, description="Official counts by split.")
     seed: int = 0
+    fingerprint: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="Of the official build, once someone has built it."
+    )
+    paper: Paper | None = Field(default=None, description="That defines this variant, if not the dataset's.")
+    citation: str = Field(default="", description="BibTeX of that paper.")
     mini: bool = Field(default=False, description="Synthesised, so that it needs no download.")
+    synth: dict[str, Any] = Field(default_factory=dict, description="Settings of the synthesiser of a mini.")
     fallback: str | None = Field(
         default=None, description="Variant whose builder a partial build uses where the sources are absent."
     )
@@ -93,15 +124,6 @@ class Transforms(_Strict):
         default=(0.7, 1.0), description="Range of the random crop's share of the image area."
     )
     train_flip: bool = Field(default=True, description="Flip left and right with probability 0.5.")
-
-
-class Paper(_Strict):
-    """Where the dataset comes from."""
-
-    title: str
-    authors: str
-    venue: str
-    url: str = ""
 
 
 class Card(_Strict):
@@ -161,16 +183,15 @@ def load_card(name: str, cards_dir: Path | None = None) -> Card:
 
     Args:
         name: Dataset name without variant, e.g. ``waterbirds``.
-        cards_dir: Folder that holds ``<name>/card.yaml``; by default the one that comes with aimbench.
+        cards_dir: Folder of further cards, ``<name>/card.yaml``; it goes before the cards that come with aimbench.
 
     Raises:
         CardError: If there is no such card, or the card is malformed.
     """
-    folder = cards_dir or default_cards_dir()
-    known = list_cards(folder)
+    known = list_cards(cards_dir)
     if name not in known:
         raise CardError(f"unknown dataset '{name}'; {nearest_names(name, known)}")
-    path = folder / name / "card.yaml"
+    path = next(path for folder in _folders(cards_dir) if (path := folder / name / "card.yaml").is_file())
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -187,9 +208,12 @@ def load_card(name: str, cards_dir: Path | None = None) -> Card:
 
 
 def list_cards(cards_dir: Path | None = None) -> list[str]:
-    """Returns the names of all datasets that have a card, sorted."""
-    folder = cards_dir or default_cards_dir()
-    return sorted(path.parent.name for path in folder.glob("*/card.yaml"))
+    """Returns the names of all datasets that have a card, sorted.
+
+    Raises:
+        CardError: If ``cards_dir`` does not exist.
+    """
+    return sorted({path.parent.name for folder in _folders(cards_dir) for path in folder.glob("*/card.yaml")})
 
 
 def parse_dataset(name_at_variant: str, cards_dir: Path | None = None) -> tuple[str, str]:
@@ -212,6 +236,14 @@ def default_cards_dir() -> Path:
     if any(source_tree.glob("*/card.yaml")):
         return source_tree
     return _PACKAGE / "_cards"
+
+
+def _folders(cards_dir: Path | None) -> list[Path]:
+    if cards_dir is None:
+        return [default_cards_dir()]
+    if not cards_dir.is_dir():
+        raise CardError(f"cards folder {cards_dir} does not exist; name the folder that holds NAME/card.yaml")
+    return [cards_dir, default_cards_dir()]
 
 
 def _explain(error: ValidationError) -> str:

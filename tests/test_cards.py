@@ -21,11 +21,38 @@ def edit(cards: Path, **changes: object) -> Path:
     return path
 
 
-def test_cards_of_the_bird_datasets_are_valid_and_have_a_mini() -> None:
-    assert {"cub", "travelingbirds", "waterbirds"} <= set(list_cards())
+def test_cards_of_all_six_are_valid_and_tell_their_mini() -> None:
+    assert list_cards() == ["cub", "hardimagenet", "imagenet100", "imagewoof", "travelingbirds", "waterbirds"]
     for name in list_cards():
         card = load_card(name)
-        assert any(variant.mini for variant in card.variants.values()), name
+        assert "Planted cue" in card.variants["mini"].summary, name
+        assert card.citation.startswith("@"), name
+        assert card.known_defects, name
+        for variant, entry in card.variants.items():
+            assert entry.mini or entry.counts, f"{name}@{variant} states no official count"
+            assert entry.fingerprint is None, "no official build has been made yet: a pinned fingerprint is invented"
+
+
+def test_published_counts_of_imagewoof_and_imagenet100() -> None:
+    woof = load_card("imagewoof").variants["full"].counts
+    assert (woof["train+val"].count, woof["test"].count) == (9025, 3929)
+    assert [sum(counts.classes or []) for counts in woof.values()] == [9025, 3929]
+    hundred = load_card("imagenet100").variants
+    assert hundred["cmc"].counts["train+val"].count == 126_689
+    lists = [set(hundred[name].options["class_folders"]) for name in ("cmc", "kaggle")]
+    assert [len(wnids) for wnids in lists] == [100, 100]
+    assert len(lists[0] & lists[1]) == 8
+
+
+def test_further_cards_go_before_ours(cards: Path, tmp_path: Path) -> None:
+    (tmp_path / "more" / "mine").mkdir(parents=True)
+    text = (cards / "cub" / "card.yaml").read_text()
+    (tmp_path / "more" / "mine" / "card.yaml").write_text(text.replace("name: cub", "name: mine", 1))
+    assert "mine" in list_cards(tmp_path / "more")
+    assert load_card("mine", tmp_path / "more").num_classes == 200
+    assert load_card("waterbirds", tmp_path / "more").name == "waterbirds"
+    with pytest.raises(CardError, match="does not exist"):
+        load_card("mine", tmp_path / "nowhere")
 
 
 def test_waterbirds_counts_are_the_published_ones() -> None:
@@ -72,6 +99,8 @@ def test_wrong_field_names_file_field_and_mend(cards: Path) -> None:
         ({"name": "other"}, "name is 'other'"),
         ({"sources": {}}, "needs source"),
         ({"sources": {"cub": {"archive": "a.tgz", "folders": ["../up"]}}}, r"folders\.0.*without '\.\.'"),
+        ({"sources": {"cub": {"archive": "a.tgz", "folders": ["a"], "urls": ["file:///etc/passwd"]}}}, "https://"),
+        ({"sources": {"cub": {"archive": "a.tgz", "folders": ["a"], "hub": "../x/y"}}}, "hub"),
         ({"variants": {"../up": {"summary": "s", "layout": "cub", "sources": []}}}, "variants"),
     ],
 )

@@ -22,7 +22,9 @@ RawOption = Annotated[
     Path | None,
     typer.Option("--raw", help="Folder with the official archives or their unpacked folders [$AIMBENCH_RAW]."),
 ]
-CardsOption = Annotated[Path | None, typer.Option("--cards", help="Folder of cards, NAME/card.yaml [aimbench's].")]
+CardsOption = Annotated[
+    Path | None, typer.Option("--cards", help="Folder of further cards, NAME/card.yaml; they go before aimbench's.")
+]
 
 
 @app.command("build")
@@ -58,6 +60,79 @@ def build_command(
     _print_info(report.dataset)
     if report.built:
         typer.echo(f"built in {report.seconds:.1f} s")
+
+
+@app.command("fetch")
+def fetch_command(
+    dataset: Dataset,
+    raw: RawOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Optional sources too, such as boxes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be downloaded, and its size.")
+    ] = False,
+    cards: CardsOption = None,
+) -> None:
+    """Download a dataset's archives into the raw folder: resumed, checked, several sources each."""
+    from aimbench.cards import load_card, parse_dataset
+    from aimbench.data.fetch import check_space, fetch, offers
+    from aimbench.errors import ConfigError, DataError
+
+    root = paths.raw_root(raw)
+    if root is None:
+        raise ConfigError("no raw folder is named; add --raw DIR or set AIMBENCH_RAW")
+    name, variant_name = parse_dataset(dataset, cards)
+    card = load_card(name, cards)
+    variant = card.variant(variant_name)
+    if variant.mini:
+        typer.echo(f"{name}@{variant_name} is synthesised and needs no download")
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    found = offers(card, [*variant.sources, *(variant.optional_sources if everything else [])], root, typer.echo)
+    for offer in found:
+        size = "size unknown" if offer.size is None else f"{offer.size / 1e6:.1f} MB"
+        where = f"hub {offer.source.hub}" if offer.source.hub else "no address for a download"
+        text = "is there already" if offer.there else f"{size}, {offer.address or where}"
+        typer.echo(f"{offer.name}: {offer.source.archive} {text}")
+    check_space(root, found)
+    if dry_run:
+        return
+    failures = []
+    with _download_progress() as progress:
+        for offer in found:
+            if offer.there:
+                continue
+            try:
+                typer.echo(f"{offer.name}: {fetch(offer, root, typer.echo, progress)}")
+            except DataError as error:
+                failures.append(str(error))
+    if failures:
+        raise DataError("; ".join(failures))
+    typer.echo(f"all there: run 'aimbench data build {name}@{variant_name} --raw {root}'")
+
+
+@app.command("export")
+def export_command(
+    dataset: Dataset,
+    to: Annotated[str, typer.Option("--to", help="hf, imagefolder or croissant.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to make [NAME-VARIANT-FORMAT].")] = None,
+    data: DataOption = None,
+    cards: CardsOption = None,
+) -> None:
+    """Write a dataset for other tools: a Hugging Face dataset, folders of images, or Croissant metadata."""
+    from aimbench.data.dataset import ShardDataset
+    from aimbench.data.export import export_croissant, export_hugging_face, export_image_folder
+    from aimbench.errors import ConfigError, nearest_names
+
+    exports = {"hf": export_hugging_face, "imagefolder": export_image_folder}
+    if to not in (*exports, "croissant"):
+        raise ConfigError(f"--to {to}: no such format; {nearest_names(to, (*exports, 'croissant'))}")
+    opened = ShardDataset.open(dataset, paths.data_root(data), cards)
+    if to == "croissant":
+        typer.echo(str(export_croissant(opened)))
+        return
+    target = out or Path(f"{opened.name}-{opened.variant}-{to}")
+    with _progress(f"exporting {dataset}") as progress:
+        typer.echo(str(exports[to](opened, target, progress)))
 
 
 @app.command("verify")
@@ -172,7 +247,11 @@ def _print_info(opened: "ShardDataset") -> None:
         f"{len(manifest.classes)} classes; masks on {truth.share_with_mask:.1%} of samples, mean foreground "
         f"{truth.mean_foreground_share:.1%}, {truth.empty_masks} empty"
     )
-    for line in (*manifest.source_forms, *manifest.notes):
+    if truth.share_with_boxes is not None:
+        mean = "" if truth.mean_box_share is None else f", mean area {truth.mean_box_share:.1%}"
+        console.print(f"boxes on {truth.share_with_boxes:.1%} of samples{mean}")
+    traits = [f"{count} images are {trait}; kept as stored" for trait, count in manifest.image_traits.items()]
+    for line in (*manifest.source_forms, *manifest.notes, *traits):
         console.print(f"- {line}", markup=False)
 
 
@@ -187,3 +266,28 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Shows bytes, speed and remaining time on a terminal; yields the function that moves the bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks = {}
+
+        def move(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield move

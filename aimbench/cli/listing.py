@@ -1,17 +1,28 @@
 """``aimbench list``: what there is to run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from aimbench.train.method import Method
 
 app = typer.Typer(help="List methods, datasets and backbones.", no_args_is_help=True)
 
 
 @app.command()
-def methods() -> None:
-    """List methods with the labels that they use."""
-    from aimbench.train.registry import list_methods
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method: print its settings and presets.")] = None,
+) -> None:
+    """List methods with the labels that they use, or one method's settings."""
+    from aimbench.train.registry import get_method, list_methods
 
+    if name is not None:
+        _print_method(get_method(name))
+        return
     rows = [(m.name, _regime(m.regime), m.summary, m.source) for m in list_methods()]
     _print(("method", "labels used", "summary", "source"), rows)
 
@@ -38,7 +49,45 @@ def backbones() -> None:
     _print(("backbone", "family", "parameters", "note"), rows)
 
 
-def _regime(regime: dict[str, str]) -> str:
+def _print_method(method: "type[Method]") -> None:
+    typer.echo(f"{method.name}: {(method.__doc__ or '').splitlines()[0]}")
+    typer.echo(f"source: {method.source}")
+    typer.echo(f"labels used: {_regime(method.regime.model_dump())}")
+    if method.training_defaults:
+        typer.echo(f"training defaults: {_words(method.training_defaults)}")
+    fields = method.Config.model_fields
+    if fields:
+        typer.echo("")
+        rows = [(key, _type(field), str(field.default), field.description or "") for key, field in fields.items()]
+        _print(("setting (--set)", "type", "default", "meaning"), rows)
+    if method.presets:
+        typer.echo("")
+        _print(("preset (--preset)", "settings"), [(key, _words(values)) for key, values in method.presets.items()])
+
+
+def _type(field: "FieldInfo") -> str:
+    """A setting's type and bounds in words: ``float, > 0, <= 1``."""
+    from typing import Literal, get_args, get_origin
+
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return ", ".join([name, *_bounds(field)])
+
+
+def _bounds(field: "FieldInfo") -> Iterator[str]:
+    for entry in field.metadata:
+        for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
+            if getattr(entry, attribute, None) is not None:
+                yield f"{sign} {getattr(entry, attribute)}"
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _regime(regime: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in regime.items())
 
 

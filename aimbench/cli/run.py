@@ -64,7 +64,13 @@ def run(
     killed, and does nothing if the record exists.
     """
     from aimbench import paths
+    from aimbench.cards import parse_dataset
     from aimbench.results.store import Store, parquet_name
+    from aimbench.train.registry import check_method
+
+    check_method(method)  # a wrong word is answered before seconds of imports
+    parse_dataset(dataset, cards)
+
     from aimbench.train.experiment import Experiment, Request
     from aimbench.train.progress import Reporter
 

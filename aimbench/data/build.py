@@ -2,41 +2,26 @@
 
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from aimbench.cards import Card, SplitCounts, Variant, load_card, parse_dataset
+from aimbench.data.assemble import Job, Progress, assemble
+from aimbench.data.croissant import write_croissant
 from aimbench.data.dataset import ShardDataset, dataset_folder, missing_sources
 from aimbench.data.layouts import Plan, get_layout
-from aimbench.data.manifest import (
-    BUILDER_VERSION,
-    INDEX_NAME,
-    MANIFEST_NAME,
-    GroundTruthSummary,
-    IndexInfo,
-    Manifest,
-    SplitSummary,
-    read_manifest,
-    sha256_of,
-)
+from aimbench.data.manifest import BUILDER_VERSION, Manifest, read_manifest
 from aimbench.data.raw import RawFolder
-from aimbench.data.samples import Recipe, Sample, render
-from aimbench.data.shards import ShardWriter, fingerprint
+from aimbench.data.tables import Cell
 from aimbench.errors import DataError
 from aimbench.record import Kind
-
-Progress = Callable[[int, int], None]
-"""Called with samples done and samples in all."""
 
 
 @dataclass(frozen=True)
@@ -91,36 +76,105 @@ def build(
     seed = variant.seed if seed is None else seed
     folder = dataset_folder(data_root, name, variant_name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Everything is made in here and renamed at the end, so a killed build is never taken for a whole one.
-    temporary = Path(tempfile.mkdtemp(prefix=f".building-{variant_name}-", dir=folder.parent))
-    try:
-        raw_folder = _raw_folder(raw, data_root, temporary, card, variant, seed)
-        plan, fell_back = _plan(raw_folder, card, variant, seed, partial)
-        kind = _kind(card, variant_name, plan, partial, fell_back)
-        plan_hash = _hash_plan(plan, raw_folder, kind, seed)
-        if folder.exists() and not force:
-            _check_same(folder, name, variant_name, plan_hash)
-            dataset = ShardDataset.open(name_at_variant, data_root, cards_dir)
-            return BuildReport(dataset, False, time.monotonic() - started)
-        target = temporary / "dataset"
-        target.mkdir()
-        _write(target, card, variant_name, plan, kind, seed, plan_hash, raw_folder.forms, workers, progress)
-        _put_in_place(target, folder, temporary, force)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    locks = data_root / ".locks"
+    locks.mkdir(exist_ok=True)
+    # Two processes that open the same absent mini build it once.
+    with FileLock(locks / f"{name}-{variant_name}.lock"):
+        scratch = _scratch(folder)
+        try:
+            raw_folder = _raw_folder(raw, data_root, scratch, card, variant, seed)
+            job = _job(raw_folder, card, variant_name, seed, partial)
+            built = force or not _stands(folder, job)
+            if built:
+                _build_into(folder, job, force, workers, progress)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     dataset = ShardDataset.open(name_at_variant, data_root, cards_dir)
-    return BuildReport(dataset, True, time.monotonic() - started)
+    return BuildReport(dataset, built, time.monotonic() - started)
 
 
-def _raw_folder(
-    raw: Path | None, data_root: Path, temporary: Path, card: Card, variant: Variant, seed: int
-) -> RawFolder:
+def _scratch(folder: Path) -> Path:
+    """A temporary folder beside the dataset's; those that a killed build left are removed."""
+    prefix = f".synthetic-{folder.name}-"
+    for left in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+
+
+def _job(raw: RawFolder, card: Card, variant_name: str, seed: int, partial: bool) -> Job:
+    """Plans, and checks the plan's counts against the card's."""
+    variant = card.variant(variant_name)
+    plan, fell_back = _plan(raw, card, variant, seed, partial)
+    kind = _kind(card, variant_name, plan, partial, fell_back)
+    synthesis = None
+    if variant.mini:
+        from aimbench.data.synth import synthesis_digest
+
+        synthesis = synthesis_digest(variant)
+    return Job(card, variant_name, plan, kind, seed, _hash_plan(plan, raw, kind, seed), raw.forms, synthesis)
+
+
+def _stands(folder: Path, job: Job) -> bool:
+    """Tells whether the same build is there already.
+
+    Raises:
+        DataError: If another build is there, unless it is a mini that other settings synthesised.
+    """
+    if not folder.exists():
+        return False
+    manifest = read_manifest(folder)
+    if (manifest.plan, manifest.synthesis) != (job.plan_hash, job.synthesis):
+        if job.kind == "mini" and manifest.seed == job.seed:
+            return False  # an outdated mini costs seconds
+        raise DataError(
+            f"{folder} holds another build of {job.card.name}@{job.variant} (other raw data, seed or builder "
+            "version); add --force to replace it"
+        )
+    return True
+
+
+def _build_into(folder: Path, job: Job, force: bool, workers: int | None, progress: Progress | None) -> None:
+    """Builds in a folder named by the plan, so that the same build finds its shards again, and renames it at the end.
+
+    A folder without this name is never taken for a whole build.
+    """
+    target = folder.parent / f".building-{folder.name}-{job.plan_hash[:16]}"
+    for left in folder.parent.glob(f".building-{folder.name}-*"):
+        if force or left != target:
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        manifest = assemble(target, job, workers, progress)
+        _check_fingerprint(job, manifest)
+        write_croissant(target, job.card, manifest)
+    except Exception:
+        # What is wrong must be mended first, and then the plan is another one; only a kill is resumed.
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    replaced = folder.parent / f".replaced-{folder.name}"
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
+    target.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _check_fingerprint(job: Job, manifest: Manifest) -> None:
+    variant = job.card.variant(job.variant)
+    pinned = variant.fingerprint
+    if job.kind == "official" and job.seed == variant.seed and pinned and pinned != manifest.fingerprint:
+        raise DataError(
+            f"{job.card.name}@{job.variant}: the fingerprint is {manifest.fingerprint}, the card says {pinned}, though "
+            "all counts agree: some image or mask differs; get the official archives again"
+        )
+
+
+def _raw_folder(raw: Path | None, data_root: Path, scratch: Path, card: Card, variant: Variant, seed: int) -> RawFolder:
     if variant.mini:
         from aimbench.data.synth import synthesise
 
-        synthetic = temporary / "raw"
-        synthesise(synthetic, variant.sources, seed)
-        return RawFolder(synthetic, temporary / "unpacked")
+        synthetic = scratch / "raw"
+        synthesise(synthetic, card, variant, seed)
+        return RawFolder(synthetic, scratch / "unpacked")
     if raw is None:
         needed = "; ".join(missing_sources(card, variant.sources))
         raise DataError(f"dataset '{card.name}' is built from {needed}: name their folder with --raw DIR")
@@ -166,7 +220,7 @@ def _differences(official: dict[str, SplitCounts], plan: Plan) -> list[str]:
         if expected.count is not None and len(recipes) != expected.count:
             found.append(f"{split} has {len(recipes)} samples, not {expected.count}")
         for what, names, numbers in (
-            ("classes", plan.classes, expected.classes),
+            ("classes", plan.classes, _class_counts(expected, len(plan.classes))),
             ("groups", plan.groups, expected.groups),
         ):
             if numbers is None:
@@ -179,157 +233,26 @@ def _differences(official: dict[str, SplitCounts], plan: Plan) -> list[str]:
     return found
 
 
+def _class_counts(expected: SplitCounts, num_classes: int) -> list[int] | None:
+    return expected.classes if expected.each_class is None else [expected.each_class] * num_classes
+
+
 def _hash_plan(plan: Plan, raw: RawFolder, kind: Kind, seed: int) -> str:
     """Hashes everything that a build depends on; of raw files only the sizes, since bytes take too long."""
-    sizes: dict[Path, int] = {}
+    digest = hashlib.sha256()
 
-    def describe(path: Path | str | None) -> Any:
+    def put(value: Any) -> None:
+        digest.update(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+
+    def describe(path: Path | Cell | str | None) -> Any:
         if not isinstance(path, Path):
-            return path
-        if path not in sizes:
-            sizes[path] = path.stat().st_size if path.is_file() else -1
+            return str(path) if isinstance(path, Cell) else path
+        size = path.stat().st_size if path.is_file() else -1
         root = next((root for root in (raw.root, raw.cache) if path.is_relative_to(root)), None)
-        return [path.relative_to(root).as_posix() if root else path.name, sizes[path]]
+        return [path.relative_to(root).as_posix() if root else path.name, size]
 
-    content = [
-        BUILDER_VERSION,
-        kind,
-        seed,
-        plan.classes,
-        plan.groups,
-        plan.places,
-        [
-            [
-                *(r.split, r.key, r.label, r.group, r.place, r.source, r.boxes, r.mask_threshold),
-                *map(describe, (r.image, r.mask, r.background)),
-            ]
-            for r in plan.recipes
-        ],
-    ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _check_same(folder: Path, name: str, variant: str, plan_hash: str) -> None:
-    if read_manifest(folder).plan != plan_hash:
-        raise DataError(
-            f"{folder} holds another build of {name}@{variant} (other raw data, seed or builder version); "
-            "add --force to replace it"
-        )
-
-
-def _write(
-    target: Path,
-    card: Card,
-    variant: str,
-    plan: Plan,
-    kind: Kind,
-    seed: int,
-    plan_hash: str,
-    forms: list[str],
-    workers: int | None,
-    progress: Progress | None,
-) -> None:
-    _check_recipes(plan)
-    order = {split: i for i, split in enumerate(card.splits)}
-    # A hash order mixes the classes in every shard, the same way on every machine.
-    recipes = sorted(plan.recipes, key=lambda r: (order[r.split], hashlib.sha256(r.key.encode()).digest(), r.key))
-    writers: list[ShardWriter] = []
-    shares: list[float] = []
-    for done, sample in enumerate(_rendered(recipes, workers), start=1):
-        if not writers or writers[-1].split != sample.recipe.split:
-            if writers:
-                writers[-1].close()
-            writers.append(ShardWriter(target, card.name, variant, sample.recipe.split))
-        writers[-1].add(sample)
-        if sample.foreground_share is not None:
-            shares.append(sample.foreground_share)
-        if progress:
-            progress(done, len(recipes))
-    writers[-1].close()
-    rows = [row for writer in writers for row in writer.rows]
-    _write_index(target / INDEX_NAME, rows)
-    for file, content in plan.files.items():
-        (target / file).write_bytes(content)
-    manifest = Manifest(
-        name=card.name,
-        variant=variant,
-        kind=kind,
-        fingerprint=fingerprint([digest for writer in writers for digest in writer.digests]),
-        plan=plan_hash,
-        seed=seed,
-        classes=plan.classes,
-        groups=plan.groups,
-        places=plan.places,
-        splits={writer.split: summarise(writer.rows, plan.classes, plan.groups) for writer in writers},
-        shards=[shard for writer in writers for shard in writer.shards],
-        index=IndexInfo(sha256=sha256_of(target / INDEX_NAME)),
-        ground_truth=GroundTruthSummary(
-            share_with_mask=len(shares) / len(rows),
-            mean_foreground_share=round(sum(shares) / len(shares), 6) if shares else 0.0,
-            empty_masks=sum(share == 0 for share in shares),
-        ),
-        files={file: sha256_of(target / file) for file in plan.files},
-        source_forms=forms,
-        notes=plan.notes,
-    )
-    (target / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _check_recipes(plan: Plan) -> None:
-    if not plan.recipes:
-        raise DataError("the raw folder holds no sample; check images.txt or metadata.csv")
-    seen = Counter((recipe.split, recipe.key) for recipe in plan.recipes)
-    twice = [f"{key} of {split}" for (split, key), count in seen.items() if count > 1]
-    if twice:
-        raise DataError(f"{len(twice)} samples have the same name, e.g. {twice[0]}; file names must be unique")
-    for recipe in plan.recipes:
-        if not 0 <= recipe.label < len(plan.classes):
-            raise DataError(
-                f"{recipe.split} sample {recipe.key}: label {recipe.label} is outside the "
-                f"{len(plan.classes)} classes; check the raw labels"
-            )
-
-
-def _rendered(recipes: list[Recipe], workers: int | None) -> Iterator[Sample]:
-    """Renders in order, in a pool where that pays."""
-    workers = min(workers or len(os.sched_getaffinity(0)), len(recipes))
-    if workers <= 1:
-        yield from map(render, recipes)
-        return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            yield from pool.map(render, recipes, chunksize=16)
-        except BrokenProcessPool:
-            raise DataError("a rendering process died (out of memory?); try fewer --workers") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def summarise(rows: list[dict[str, Any]], classes: list[str], groups: list[str]) -> SplitSummary:
-    """Counts the rows of one split by class and group name."""
-    labels = Counter(row["label"] for row in rows)
-    by_group = Counter(row["group"] for row in rows)
-    return SplitSummary(
-        count=len(rows),
-        classes={name: labels[i] for i, name in enumerate(classes)},
-        groups={name: by_group[i] for i, name in enumerate(groups)},
-    )
-
-
-def _write_index(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _put_in_place(target: Path, folder: Path, temporary: Path, force: bool) -> None:
-    if force and folder.exists():
-        folder.rename(temporary / "replaced")
-    try:
-        target.rename(folder)
-    except OSError:
-        # Another process may have built the same meanwhile; any whole build will do.
-        if not (folder / MANIFEST_NAME).is_file():
-            raise
+    put([BUILDER_VERSION, kind, seed, plan.classes, plan.groups, plan.places])
+    for r in plan.recipes:
+        put([r.split, r.key, r.label, r.group, r.place, r.source, r.boxes, r.mask_threshold, r.mask_scaled])
+        put([r.voc_class, *map(describe, (r.image, r.mask, r.background, r.voc))])
+    return digest.hexdigest()

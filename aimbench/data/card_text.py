@@ -25,6 +25,7 @@ def card_markdown(card: Card) -> str:
                 for name, variant in card.variants.items()
             ],
         ),
+        *_papers(card),
         "## Sources",
         _table(
             ("source", "archive", "or unpacked as", "from", "checksum"),
@@ -33,7 +34,7 @@ def card_markdown(card: Card) -> str:
                     f"`{name}`",
                     f"`{source.archive}`",
                     ", ".join(f"`{folder}/`" for folder in source.folders),
-                    " ".join(source.urls),
+                    _addresses(source),
                     _checksum(source),
                 )
                 for name, source in card.sources.items()
@@ -41,8 +42,7 @@ def card_markdown(card: Card) -> str:
         ),
         "```\n" + _commands(card) + "\n```",
         "## Ground truth",
-        f"{_KINDS[card.ground_truth.kind]} Foreground where mask / 255 >= "
-        f"{card.ground_truth.mask_threshold:g}. {card.ground_truth.note}",
+        _ground_truth(card),
         "## Defaults",
         f"Evaluation: resize to {card.transforms.eval_resize}, centre crop {card.transforms.eval_crop}. "
         f"Training: random resized crop of {card.transforms.train_crop_scale[0]:g} to "
@@ -53,7 +53,7 @@ def card_markdown(card: Card) -> str:
         "## Licence",
         card.licence,
         "## Citation",
-        f"```bibtex\n{card.citation.strip()}\n```",
+        "```bibtex\n" + "\n\n".join(_citations(card)) + "\n```",
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -77,8 +77,37 @@ def _counts(variant: Variant) -> str:
     parts = []
     for split, counts in variant.counts.items():
         text = f"{split} {counts.count}" if counts.count is not None else split
-        parts.append(text + (f" (groups {', '.join(map(str, counts.groups))})" if counts.groups else ""))
-    return "; ".join(parts) or "not stated"
+        details = [f"groups {', '.join(map(str, counts.groups))}"] if counts.groups else []
+        details += [f"classes {', '.join(map(str, counts.classes))}"] if counts.classes else []
+        details += [f"{counts.each_class} a class"] if counts.each_class is not None else []
+        parts.append(text + (f" ({'; '.join(details)})" if details else ""))
+    pinned = f". Fingerprint of the official build: `{variant.fingerprint}`" if variant.fingerprint else ""
+    return ("; ".join(parts) or "not stated") + pinned
+
+
+def _papers(card: Card) -> list[str]:
+    """The papers that define variants of their own."""
+    lines = [
+        f"- `{card.name}@{name}`: {paper.authors}: *{paper.title}*, {paper.venue}. {paper.url}"
+        for name, variant in card.variants.items()
+        if (paper := variant.paper)
+    ]
+    return ["\n".join(lines)] if lines else []
+
+
+def _citations(card: Card) -> list[str]:
+    return [card.citation.strip(), *(v.citation.strip() for v in card.variants.values() if v.citation)]
+
+
+def _ground_truth(card: Card) -> str:
+    truth = card.ground_truth
+    rule = "" if truth.kind == "boxes" else f" Foreground where mask / 255 >= {truth.mask_threshold:g}."
+    return f"{_KINDS[truth.kind]}{rule} {truth.note}"
+
+
+def _addresses(source: Source) -> str:
+    hub = [f"Hugging Face `{source.hub}`"] if source.hub else []
+    return " ".join([*source.urls, *source.pages, *hub])
 
 
 def _checksum(source: Source) -> str:
@@ -89,7 +118,9 @@ def _checksum(source: Source) -> str:
 
 def _commands(card: Card) -> str:
     whole = next(name for name, variant in card.variants.items() if not variant.mini)
+    fetched = any(source.urls or source.hub for source in card.sources.values())
     lines = [
+        *([f"aimbench data fetch {card.name}@{whole} --raw DIR"] if fetched else []),
         f"aimbench data build {card.name}@{whole} --raw DIR",
         f"aimbench data verify {card.name}@{whole}",
     ]

@@ -4,6 +4,7 @@ Nothing here decodes an image; an item is the bytes as they lie in the shard.
 """
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aimbench.cards import Card, load_card, parse_dataset
-from aimbench.data.manifest import Manifest, read_manifest, sha256_of
+from aimbench.data.manifest import BUILDER_VERSION, Manifest, read_manifest, sha256_of
 from aimbench.data.shards import MEMBERS
 from aimbench.errors import DataError, nearest_names
 
 Ints = npt.NDArray[np.int64]
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class ShardDataset:
 
     @classmethod
     def open(cls, name_at_variant: str, data_root: Path, cards_dir: Path | None = None) -> "ShardDataset":
-        """Opens ``name@variant`` under ``data_root``; a mini variant that is absent is built first.
+        """Opens ``name@variant`` under ``data_root``; a mini variant that is absent or outdated is built first.
 
         Raises:
             CardError: If the dataset or the variant is unknown.
@@ -142,12 +144,10 @@ class ShardDataset:
         name, variant = parse_dataset(name_at_variant, cards_dir)
         card = load_card(name, cards_dir)
         folder = dataset_folder(data_root, name, variant)
-        if not folder.exists():
-            if not card.variant(variant).mini:
-                raise DataError(_how_to_build(card, variant, data_root))
-            from aimbench.data.build import build
-
-            return build(f"{name}@{variant}", raw=None, data_root=data_root, cards_dir=cards_dir).dataset
+        if card.variant(variant).mini:
+            _ensure_mini(card, variant, folder, data_root, cards_dir)
+        elif not folder.exists():
+            raise DataError(_how_to_build(card, variant, data_root))
         return cls(card, name, variant, _checked_manifest(folder, name, variant), folder)
 
     @property
@@ -213,8 +213,37 @@ def missing_sources(card: Card, sources: list[str]) -> Iterator[str]:
     for name in sources:
         source = card.sources[name]
         checksum = f"md5 {source.md5}" if source.md5 else f"sha256 {source.sha256}" if source.sha256 else ""
-        origin = ", ".join([*(source.urls or ["no public address known"]), *([checksum] if checksum else [])])
+        hub = [f"https://huggingface.co/datasets/{source.hub}"] if source.hub else []
+        places = [*source.urls, *source.pages, *hub] or ["no public address known"]
+        origin = ", ".join([*places, *([checksum] if checksum else [])])
         yield f"{source.archive} or its unpacked folder {source.folders[0]}/ ({origin})"
+
+
+def _ensure_mini(card: Card, variant: str, folder: Path, data_root: Path, cards_dir: Path | None) -> None:
+    """Builds a mini that is absent, or that another version or other settings synthesised."""
+    seed = None
+    if folder.exists():
+        from aimbench.data.synth import synthesis_digest
+
+        manifest = read_manifest(folder)
+        if (manifest.builder_version, manifest.synthesis) == (BUILDER_VERSION, synthesis_digest(card.variant(variant))):
+            return
+        seed = manifest.seed
+        _LOG.warning(
+            "%s@%s under %s was synthesised by another version or other settings: building it again",
+            card.name,
+            variant,
+            data_root,
+        )
+    from aimbench.data.build import build
+
+    build(
+        f"{card.name}@{variant}",
+        raw=None,
+        data_root=data_root,
+        seed=seed,
+        cards_dir=cards_dir,
+    )
 
 
 def _how_to_build(card: Card, variant: str, data_root: Path) -> str:

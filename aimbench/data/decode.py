@@ -12,24 +12,21 @@ from aimbench.data.transforms import Photograph
 from aimbench.errors import DataError
 
 
-def decode(item: Item, *, mask_threshold: float, with_mask: bool = True, shorter_side: int | None = None) -> Photograph:
+def decode(item: Item, *, mask_threshold: float, with_mask: bool = True) -> Photograph:
     """Decodes an item.
 
     Args:
         item: encoded sample.
         mask_threshold: a mask pixel's value / 255 at or above it is foreground, in (0, 1).
         with_mask: whether to decode the mask.
-        shorter_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its
-            shorter side stays at or above this; ignored where a mask or boxes must match the pixels.
 
     Raises:
         DataError: the image or mask cannot be decoded, or their sizes differ.
     """
-    scaled = shorter_side if not with_mask else None
-    image = _pixels(item.image, item.key, "image", "RGB", scaled)
+    image = _pixels(item.image, item.key, "image", "RGB")
     mask = None
     if with_mask and item.mask is not None:
-        mask = (_pixels(item.mask, item.key, "mask", "L", None) >= 255 * mask_threshold).to(torch.uint8)
+        mask = (_pixels(item.mask, item.key, "mask", "L") >= 255 * mask_threshold).to(torch.uint8)
         if mask.shape[-2:] != image.shape[-2:]:
             raise DataError(
                 f"sample {item.key}: mask is {mask.shape[-1]}x{mask.shape[-2]}, image"
@@ -39,12 +36,9 @@ def decode(item: Item, *, mask_threshold: float, with_mask: bool = True, shorter
     return Photograph(image, mask, boxes)
 
 
-def _pixels(data: bytes, key: str, what: str, mode: str, shorter_side: int | None) -> Tensor:
+def _pixels(data: bytes, key: str, what: str, mode: str) -> Tensor:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if shorter_side is not None and image.format == "JPEG":
-                scale = max(1, min(image.size) // shorter_side)
-                image.draft(mode, (image.width // scale, image.height // scale))
             pixels = np.array(image.convert(mode))
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise DataError(

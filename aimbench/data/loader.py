@@ -65,14 +65,8 @@ class ImageDataset(Dataset["_Sample | DataError"]):
                 self.split.read(position),
                 mask_threshold=self.mask_threshold,
                 with_mask=self.with_region,
-                shorter_side=None if self.transform.config.augment else self.transform.config.resize,
             )
-        if not self.transform.config.augment:
-            image, region = self.transform(photograph, with_region=self.with_region)
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                image, region = self.transform(photograph, with_region=self.with_region)
+        image, region = self.transform.seeded(photograph, seed, with_region=self.with_region)
         return _Sample(position, image, region)
 
 
@@ -110,6 +104,8 @@ class ImageSource:
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             worker_init_fn=_one_thread,
+            # A loader draws a seed for its workers; from the global generator, it would move that of training.
+            generator=torch.Generator(),
         )
 
     def __len__(self) -> int:
@@ -120,7 +116,9 @@ class ImageSource:
         self._requests.set(order, seed, drop_last=drop_last)
         for collated in self._loader:
             if isinstance(collated, DataError):
-                raise collated
+                # A new one: an error that this frame also holds would be a cycle, which is freed in an order that
+                # leaves the workers unasked to end, and the loader waiting for them.
+                raise DataError(str(collated))
             index, image, region = collated
             yield Batch(
                 index,

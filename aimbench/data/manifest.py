@@ -45,11 +45,19 @@ class IndexInfo(_Strict):
 
 
 class GroundTruthSummary(_Strict):
-    """Statistics of the masks over all splits."""
+    """Statistics of masks and boxes over all splits."""
 
     share_with_mask: float = Field(description="Samples that have a mask / all samples, in [0, 1].")
-    mean_foreground_share: float = Field(description="Mean foreground area / image area, in [0, 1].")
+    mean_foreground_share: float = Field(
+        description="Mean of mask area / image area over samples with a mask, in [0, 1]."
+    )
     empty_masks: int = Field(description="Masks without a single foreground pixel.")
+    share_with_boxes: float | None = Field(
+        default=None, description="Samples that have a box / all samples, in [0, 1]."
+    )
+    mean_box_share: float | None = Field(
+        default=None, description="Mean of the boxes' union / image area over samples with a box, in [0, 1]."
+    )
 
 
 class Manifest(_Strict):
@@ -69,6 +77,10 @@ class Manifest(_Strict):
     shards: list[ShardInfo]
     index: IndexInfo
     ground_truth: GroundTruthSummary
+    image_traits: dict[str, int] = Field(
+        default_factory=dict, description="Images whose files are odd, e.g. CMYK or EXIF-rotated, by trait."
+    )
+    synthesis: str | None = Field(default=None, description="sha256 of what a mini was synthesised by.")
     files: dict[Annotated[str, Field(pattern=_PLAIN_NAME)], str] = Field(
         default_factory=dict, description="sha256 of further files, by name."
     )

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from aimbench.data.dataset import SplitIndex
 from aimbench.data.decode import decode
 from aimbench.data.transforms import Photograph
+from aimbench.errors import DataError
 
 
 class DecodedCache:
@@ -59,11 +60,17 @@ class DecodedCache:
             DataError: a sample cannot be decoded.
         """
         loader = DataLoader(
-            _Decoder(split, mask_threshold, with_mask), batch_size=None, num_workers=workers, collate_fn=None
+            _Decoder(split, mask_threshold, with_mask),
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=None,
+            generator=torch.Generator(),  # leaves the global one, which is training's, where it is
         )
         chunks: list[np.ndarray] = []
         shapes, boxes, total = [], [], 0
         for photograph in loader:
+            if isinstance(photograph, DataError):
+                raise DataError(str(photograph))  # a new one, see ImageSource.epoch
             pixels = [photograph.image] if photograph.mask is None else [photograph.image, photograph.mask]
             chunk = torch.cat([p.reshape(-1) for p in pixels]).numpy().copy()
             total += chunk.size
@@ -79,12 +86,16 @@ class DecodedCache:
         return cls(buffer, sizes.cumsum(0)[:-1], torch.tensor(shapes).reshape(-1, 3), boxes)
 
 
-class _Decoder(torch.utils.data.Dataset[Photograph]):
+class _Decoder(torch.utils.data.Dataset["Photograph | DataError"]):
     def __init__(self, split: SplitIndex, mask_threshold: float, with_mask: bool) -> None:
         self.split, self.mask_threshold, self.with_mask = split, mask_threshold, with_mask
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, position: int) -> Photograph:
-        return decode(self.split.read(position), mask_threshold=self.mask_threshold, with_mask=self.with_mask)
+    def __getitem__(self, position: int) -> "Photograph | DataError":
+        # Errors travel as values: a worker process would bury their one line under its traceback.
+        try:
+            return decode(self.split.read(position), mask_threshold=self.mask_threshold, with_mask=self.with_mask)
+        except DataError as error:
+            return error

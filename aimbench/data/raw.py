@@ -81,7 +81,7 @@ class RawFolder:
         return next((self.root / name for name in names if (self.root / name).is_file()), None)
 
     def _unpacked(self, archive: Path, source: Source) -> Path:
-        digest = _check(archive, source)
+        digest = check_archive(archive, source)
         target = self.cache / f"{_stem(archive.name)}-{digest[:16]}"
         if not target.is_dir():
             self.cache.mkdir(parents=True, exist_ok=True)
@@ -176,8 +176,12 @@ def _stem(name: str) -> str:
     return next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
 
 
-def _check(archive: Path, source: Source) -> str:
-    """Returns the archive's digest, after comparing it with the card's."""
+def check_archive(archive: Path, source: Source) -> str:
+    """Returns the archive's digest, after comparing it with the card's.
+
+    Raises:
+        DataError: If a checksum differs.
+    """
     for algorithm, expected in _expected(source):
         with archive.open("rb") as file:
             found = hashlib.file_digest(file, algorithm).hexdigest()

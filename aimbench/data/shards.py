@@ -9,12 +9,16 @@ import hashlib
 import io
 import tarfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aimbench.data.manifest import ShardInfo, sha256_of
 from aimbench.data.samples import Sample
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_SAMPLES = 2_000
 MAX_BYTES = 256 * 1024 * 1024
@@ -27,22 +31,42 @@ def shard_name(name: str, variant: str, split: str, number: int) -> str:
     return f"{name}-{variant}-{split}-{number:06d}.tar"
 
 
+_COLUMNS = {
+    "split": "string",
+    "key": "string",
+    "label": "int64",
+    "group": "int64",
+    "place": "int64",
+    "has_mask": "bool",
+    "foreground_share": "float64",
+    "num_boxes": "int64",
+    "box_share": "float64",
+    "shard": "string",
+    **{f"{member}_{column}": "int64" for member in MEMBERS for column in ("offset", "size", "crc32")},
+}
+"""Columns of the index and their types."""
+
+_NOTES = {"digest": "string", "traits": "string"}
+"""Columns that only the build needs."""
+
+
 @dataclass
 class ShardWriter:
     """Appends the samples of one split to shards of limited size.
 
-    After ``close``, ``shards`` and ``rows`` hold what was written.
+    A shard that is full is hashed, and its rows are written beside it into
+    ``parts``; only then is it finished. So memory does not grow with the
+    dataset, and a build that was killed goes on behind its last finished shard.
     """
 
     folder: Path
+    parts: Path
     name: str
     variant: str
     split: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    shards: list[ShardInfo] = field(default_factory=list)
+    number: int = 0
+    _rows: list[dict[str, Any]] = field(default_factory=list)
     _tar: tarfile.TarFile | None = None
-    _count: int = 0
 
     def add(self, sample: Sample) -> None:
         """Writes one sample and notes where its members lie."""
@@ -56,7 +80,10 @@ class ShardWriter:
             "place": recipe.place,
             "has_mask": sample.mask is not None,
             "foreground_share": sample.foreground_share,
+            "num_boxes": sample.num_boxes,
+            "box_share": sample.box_share,
             "shard": self._file,
+            "traits": ",".join(sample.traits),
         }
         contents = {
             "image": (sample.suffix, sample.image),
@@ -73,15 +100,14 @@ class ShardWriter:
             row[f"{member}_size"] = len(data)
             row[f"{member}_crc32"] = zlib.crc32(data)
             digests.append(member_digest(suffix, data))
-        self.rows.append(row)
-        self.digests.append(sample_digest(recipe.split, recipe.key, digests))
-        self._count += 1
-        if self._count >= MAX_SAMPLES or tar.offset >= MAX_BYTES:
+        row["digest"] = sample_digest(recipe.split, recipe.key, digests)
+        self._rows.append(row)
+        if len(self._rows) >= MAX_SAMPLES or tar.offset >= MAX_BYTES:
             self.close()
 
     @property
     def _file(self) -> str:
-        return shard_name(self.name, self.variant, self.split, len(self.shards))
+        return shard_name(self.name, self.variant, self.split, self.number)
 
     def _open(self) -> tarfile.TarFile:
         if self._tar is None:
@@ -89,22 +115,67 @@ class ShardWriter:
         return self._tar
 
     def close(self) -> None:
-        """Ends the open shard and hashes it."""
+        """Ends the open shard, hashes it and writes its rows; from then on it is finished."""
         if self._tar is None:
             return
         self._tar.close()
         self._tar = None
         path = self.folder / self._file
-        self.shards.append(
-            ShardInfo(
-                file=path.name,
-                split=self.split,
-                count=self._count,
-                bytes=path.stat().st_size,
-                sha256=sha256_of(path),
-            )
+        info = ShardInfo(
+            file=path.name,
+            split=self.split,
+            count=len(self._rows),
+            bytes=path.stat().st_size,
+            sha256=sha256_of(path),
         )
-        self._count = 0
+        _write_part(self.parts / f"{path.stem}.parquet", self._rows, info)
+        self._rows = []
+        self.number += 1
+
+
+def read_parts(parts: Path) -> tuple["pa.Table", list[ShardInfo]]:
+    """Returns the rows of all finished shards and what each shard is, in the order of their names."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(path) for path in sorted(parts.glob("*.parquet"))]
+    infos = [ShardInfo.model_validate_json(table.schema.metadata[b"shard"]) for table in tables]
+    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables]), infos
+
+
+def finished_keys(folder: Path, parts: Path, name: str, variant: str, split: str) -> list[list[str]]:
+    """Returns the keys of each finished shard of a split, up to the first that is absent or changed."""
+    import pyarrow.parquet as pq
+
+    found: list[list[str]] = []
+    while True:
+        file = shard_name(name, variant, split, len(found))
+        part = (parts / file).with_suffix(".parquet")
+        if not part.is_file():
+            return found
+        table = pq.read_table(part)
+        info = ShardInfo.model_validate_json(table.schema.metadata[b"shard"])
+        if not (folder / file).is_file() or sha256_of(folder / file) != info.sha256:
+            part.unlink()
+            return found
+        found.append(table["key"].to_pylist())
+
+
+def index_columns() -> list[str]:
+    """Returns the names of the columns of ``index.parquet``."""
+    return list(_COLUMNS)
+
+
+def _write_part(path: Path, rows: list[dict[str, Any]], info: ShardInfo) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in {**_COLUMNS, **_NOTES}.items()])
+    table = pa.Table.from_pylist(rows, schema=schema).replace_schema_metadata({"shard": info.model_dump_json()})
+    # The name appears at once and whole: it is what says that the shard is finished.
+    temporary = path.with_suffix(".writing")
+    pq.write_table(table, temporary)
+    temporary.rename(path)
 
 
 def member_digest(suffix: str, data: bytes) -> str:
@@ -117,9 +188,12 @@ def sample_digest(split: str, key: str, members: list[str]) -> str:
     return "\t".join([split, key, *members])
 
 
-def fingerprint(sample_digests: list[str]) -> str:
+def fingerprint(sample_digests: Iterable[str]) -> str:
     """Returns the sha256 over all samples; it does not depend on the order or the size of the shards."""
-    return hashlib.sha256("\n".join(sorted(sample_digests)).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for number, line in enumerate(sorted(sample_digests)):
+        digest.update(f"{chr(10) if number else ''}{line}".encode())
+    return digest.hexdigest()
 
 
 def _append(tar: tarfile.TarFile, name: str, data: bytes) -> int:

@@ -57,9 +57,18 @@ PLACES = (
 """Place classes of the synthesised validation set."""
 
 
-def draw_scene(place: Place, rng: np.random.Generator) -> Image.Image:
-    """Draws one scene of a place, RGB, of the size that the settings name."""
-    width, height = settings.SCENE_SIZE
+def place_of(label: int) -> Place:
+    """Returns a made-up place for any label: those of ``PLACES`` first, then their structures in other hues."""
+    if label < len(PLACES):
+        return PLACES[label]
+    own = PLACES[(5 * label) % len(PLACES)]
+    hue = (0.13 + 0.618034 * label) % 1.0
+    return Place(f"/m/made_up_{label}", own.structure, hue, hue + 0.08, 4 + label % 9)
+
+
+def draw_scene(place: Place, rng: np.random.Generator, size: tuple[int, int] | None = None) -> Image.Image:
+    """Draws one scene of a place, RGB, of the given (width, height) or of that in the settings."""
+    width, height = size or settings.SCENE_SIZE
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     x, y = x / width, y / height
     warp = smooth_noise(width, height, 4, rng)

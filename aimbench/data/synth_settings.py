@@ -56,3 +56,18 @@ SCENE_HUE_JITTER = 0.05
 
 SCENE_NOISE = 20.0
 """Standard deviation of the noise on a scene, in grey levels."""
+
+TREE_TRAIN, TREE_TEST = 24, 12
+"""Images of a class in the train and the val folder of a synthesised ImageNet tree."""
+
+TREE_SIZE = (160, 140)
+"""Width and height of an image of a tree, in pixels; one side varies by up to a tenth."""
+
+TREE_SCALE = (0.5, 0.8)
+"""Range of an object's length as a share of the image's width, where the card states none."""
+
+TREE_NOISE = 6.0
+"""Standard deviation of the noise on an object, in grey levels."""
+
+TREE_HUE_JITTER = 0.03
+"""Standard deviation of an object's hue about its class' hue, in turns."""

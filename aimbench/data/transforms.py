@@ -104,3 +104,11 @@ class Transform:
             size = (self.config.image_size, self.config.image_size)
             region = boxes_to_region(boxes.as_subclass(Tensor), size)[None].float()
         return self._normalize(image).as_subclass(Tensor), region
+
+    def seeded(self, photograph: Photograph, seed: int, *, with_region: bool) -> tuple[Tensor, Tensor | None]:
+        """Like calling it, but the augmentation follows from ``seed`` alone; the global generator stays as it is."""
+        if not self.config.augment:
+            return self(photograph, with_region=with_region)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self(photograph, with_region=with_region)

@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Callable
 from typing import Any
 
-from aimbench.data.build import summarise
+from aimbench.data.assemble import summarise
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.manifest import ShardInfo, sha256_of
 from aimbench.data.samples import decode_mask, decode_rgb
@@ -47,7 +47,8 @@ def verify(dataset: ShardDataset, progress: Callable[[int, int], None] | None = 
             if progress:
                 progress(len(digests), total)
     for split, expected_counts in manifest.splits.items():
-        if summarise(rows[split], manifest.classes, manifest.groups) != expected_counts:
+        labels, groups = ([row[column] for row in rows[split]] for column in ("label", "group"))
+        if summarise(labels, groups, manifest.classes, manifest.groups) != expected_counts:
             raise DataError(f"split {split} of {dataset.root}: counts differ from its manifest; {_mend(dataset)}")
         _check_index(dataset, split, order[split], rows[split])
     if fingerprint(digests) != manifest.fingerprint:

@@ -13,6 +13,8 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aimbench.errors import ConfigError
@@ -66,8 +68,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise ConfigError(f"weights file {path} does not exist; give a file, 'auto' or 'none'")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -76,9 +76,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"weights file {path} holds more than tensors and was not loaded, because unpickling it could run code;"
             " save its state_dict() alone"
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
+    except (RuntimeError, ValueError, EOFError, OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"weights file {path} cannot be read ({error}); it may be truncated: copy it again"
+            f"weights file {path} cannot be read ({reason}); it may be truncated: copy it again"
         ) from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):

@@ -99,7 +99,9 @@ class Experiment:
         self.config = _train_config({**method_class.training_defaults, **request.training})
         self.selector = request.selector or self.dataset.card.default_selector
         _check_selector(self.selector)
-        self.pyramid = create_pyramid(request.backbone)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(request.seed)  # without pretrained weights the seed decides the backbone too
+            self.pyramid = create_pyramid(request.backbone)
         self.backbone: BackboneInfo = load_weights(self.pyramid, request.weights)
         self._pretrained = {name: value.clone() for name, value in self.pyramid.state_dict().items()}
         self.definition = self._define()
@@ -122,7 +124,8 @@ class Experiment:
         trainer.fit()
         predictions = {split: trainer.predict(split) for split in self.dataset.splits if split != "train"}
         looked = self._look(trainer)
-        record = self._record(trainer, predictions, looked, time.perf_counter() - started)
+        seconds = trainer.earlier_seconds + time.perf_counter() - started
+        record = self._record(trainer, predictions, looked, seconds)
         files = {
             "predictions": self._prediction_table(predictions, looked),
             "epochs": trainer.epochs.table(),
@@ -143,7 +146,6 @@ class Experiment:
             self.dataset,
             self.transform,
             self.pyramid.to(fabric.device),
-            self.backbone,
             entries=entries,
             frozen=frozen,
             fields=self.method.regime.fields,

@@ -19,19 +19,27 @@ from aimbench.data.dataset import SplitIndex
 from aimbench.data.loader import ImageSource
 from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import FeaturePyramid
-from aimbench.record import BackboneInfo
+from aimbench.models.weights import parameters_hash
 
 REGION = "region"
 
 
 class FeatureCache:
-    """Features of one dataset under one frozen backbone and transform, as memory-mapped arrays."""
+    """Features of one dataset under one frozen backbone and transform, as memory-mapped arrays.
 
-    def __init__(self, root: Path, fingerprint: str, backbone: BackboneInfo, transform: TransformConfig) -> None:
+    Args:
+        root: folder of all caches.
+        fingerprint: of the dataset.
+        pyramid: the backbone, with its weights loaded.
+        transform: of evaluation.
+    """
+
+    def __init__(self, root: Path, fingerprint: str, pyramid: FeaturePyramid, transform: TransformConfig) -> None:
         key = {
             "fingerprint": fingerprint,
-            "backbone": backbone.name,
-            "weights": backbone.weights_hash,
+            "backbone": pyramid.name,
+            # Of the parameters themselves: a random backbone has no other name.
+            "weights": parameters_hash(pyramid.network),
             "transform": transform.as_dict(),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

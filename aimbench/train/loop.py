@@ -30,9 +30,10 @@ from aimbench.train.sources import RunData
 
 @dataclass
 class Clock:
-    """Cost of training, added up over resumed sessions."""
+    """Cost of a run, added up over resumed sessions: ``seconds`` of training steps, ``wall`` of everything."""
 
     seconds: float = 0.0
+    wall: float = 0.0
     images: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
 
@@ -77,6 +78,8 @@ class Trainer:
         self.epochs = EpochStore(folder / "epochs")
         self._build = build
         self.model = self._fresh()
+        self.earlier_seconds = 0.0  # wall time of the sessions before this one
+        self._started = time.perf_counter()
         self._resume: dict[str, Any] | None = None
 
     @property
@@ -91,9 +94,11 @@ class Trainer:
 
     def fit(self) -> None:
         """Runs all phases, from the last checkpoint in the folder if there is one."""
+        self._started = time.perf_counter()
         if self.last_file.exists():
             self._resume = checkpoint.load(self.last_file)
             self.clock = Clock(**self._resume["clock"])
+            self.earlier_seconds = self.clock.wall
         run = Run(
             self.data.dataset,
             self.config,
@@ -233,6 +238,7 @@ class Trainer:
         self.epochs.write(phase.name, number, epoch, predictions, is_candidate=is_candidate)
         scores = self.scores()
         model = self._state()
+        self.clock.wall = self.earlier_seconds + time.perf_counter() - self._started
         candidates = [s for s in scores if s.phase == phase.name and s.is_candidate]
         if not candidates or candidates[select(self.selector, candidates)].epoch == epoch:
             checkpoint.save(self.selected_file, {"model": model, "phase": phase.name, "epoch": epoch})

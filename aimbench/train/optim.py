@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,11 +42,12 @@ def last_stage(pyramid: FeaturePyramid) -> list[nn.Module]:
         return modules + [children[n] for n in ("norm", "fc_norm") if n in children]
     if "layer4" in children:
         return [children["layer4"]]
-    name = next(n for n in ("stages", "blocks", "layers") if n in children)
-    tail = [children[n] for n in ("conv_head", "bn2", "norm_pre", "norm", "head") if n in children]
-    # EfficientNet's stride-32 stage is its last two groups of blocks; elsewhere it is the last one.
-    count = 2 if name == "blocks" else 1
-    return list(children[name].children())[-count:] + tail
+    # timm names the module that ends a stride, e.g. "blocks.4": what comes after stride 16 makes S3.
+    entries: Any = network.feature_info
+    ends = [e["module"] for e in (entries if isinstance(entries, list) else entries.info) if e["reduction"] == 16]
+    container, _, number = ends[-1].partition(".")
+    tail = [children[n] for n in ("conv_head", "norm_head", "bn2", "norm_pre", "norm", "head") if n in children]
+    return list(children[container].children())[int(number) + 1 :] + tail
 
 
 def make_optimizer(model: Classifier, config: TrainConfig, head_factors: Mapping[str, float]) -> Optimizer:

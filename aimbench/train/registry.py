@@ -78,20 +78,28 @@ def list_methods() -> list[MethodEntry]:
     return [entry for _, entry in sorted(_index().items())]
 
 
+def check_method(name: str) -> None:
+    """Checks that there is a method called ``name``; imports nothing.
+
+    Raises:
+        ConfigError: no method has the name.
+    """
+    if name not in _registered and name not in _index():
+        raise ConfigError(f"unknown method '{name}': {nearest_names(name, _index())}")
+
+
 def get_method(name: str) -> type[Method]:
     """The method class called ``name``; imports its module.
 
     Raises:
         ConfigError: no method has the name.
     """
-    if name in _registered:
-        return _registered[name]
-    entry = _index().get(name)
-    if entry is None:
-        raise ConfigError(f"unknown method '{name}': {nearest_names(name, _index())}")
-    importlib.import_module(entry.module)
+    check_method(name)
     if name not in _registered:
-        raise ConfigError(f"module {entry.module} declares method '{name}' but registered none of that name")
+        module = _index()[name].module
+        importlib.import_module(module)
+        if name not in _registered:
+            raise ConfigError(f"module {module} declares method '{name}' but registered none of that name")
     return _registered[name]
 
 

@@ -14,7 +14,6 @@ from aimbench.data.loader import ImageDataset, ImageSource
 from aimbench.data.memory import DecodedCache
 from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import FeaturePyramid
-from aimbench.record import BackboneInfo
 from aimbench.train.features import FeatureCache, FeatureSource
 from aimbench.train.progress import Reporter
 
@@ -35,7 +34,7 @@ class RunData:
     Args:
         dataset: opened shards.
         transform: of training images; evaluation uses it without augmentation.
-        pyramid, backbone: the backbone and where its weights came from.
+        pyramid: the backbone.
         entries: pyramid entries that the head reads.
         frozen: features may be computed once and reused.
         fields: batch entries that the method's regime opens.
@@ -49,7 +48,6 @@ class RunData:
         dataset: ShardDataset,
         transform: TransformConfig,
         pyramid: FeaturePyramid,
-        backbone: BackboneInfo,
         *,
         entries: tuple[int, ...],
         frozen: bool,
@@ -75,7 +73,7 @@ class RunData:
         self._decoded: dict[str, DecodedCache | None] = {}
         self._sources: dict[str, Source] = {}
         self._features = FeatureCache(
-            data_root, dataset.manifest.fingerprint, backbone, transform.without_augmentation()
+            data_root, dataset.manifest.fingerprint, pyramid, transform.without_augmentation()
         )
 
     def training(self) -> Source:

@@ -25,4 +25,4 @@ def binary_gumbel(logits: Tensor, temperature: float, *, sample: bool) -> Tensor
     noise = torch.log(uniform) - torch.log1p(-uniform)
     soft = torch.sigmoid((logits + noise) / temperature)
     hard = (soft > 0.5).to(soft.dtype)
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())  # the bracket is exactly zero, so values are exactly 0 and 1

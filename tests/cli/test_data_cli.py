@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from aimbench.cli.data import app
-from aimbench.errors import AimbenchError, CardError, DataError
+from aimbench.errors import AimbenchError, CardError, ConfigError, DataError
 
 runner = CliRunner()
 
@@ -42,6 +42,36 @@ def test_build_verify_info_preview_of_a_mini(data: Path, tmp_path: Path, monkeyp
     listed = invoke("list", "--data", str(data))
     assert "cub@mini" in listed
     assert "travelingbirds@official" in listed
+    assert "imagenet100@kaggle" in listed
+
+
+def test_export_and_fetch_of_a_mini(data: Path, tmp_path: Path) -> None:
+    assert "needs no download" in invoke("fetch", "cub@mini", "--raw", str(tmp_path))
+    for form in ("hf", "imagefolder"):
+        out = tmp_path / form
+        assert str(out) in invoke("export", "cub@mini", "--to", form, "--out", str(out), "--data", str(data))
+        assert (out / "README.md").is_file()
+    assert "croissant.json" in invoke("export", "cub@mini", "--to", "croissant", "--data", str(data))
+    with pytest.raises(ConfigError, match="did you mean 'imagefolder'"):
+        invoke("export", "cub@mini", "--to", "imagefolders", "--data", str(data))
+
+
+def test_fetch_says_what_it_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIMBENCH_RAW", raising=False)
+    with pytest.raises(ConfigError, match="add --raw DIR"):
+        invoke("fetch", "cub")
+    monkeypatch.setattr(
+        "aimbench.data.fetch._ask", lambda source, report: (12_000_000, source.urls[0]) if source.urls else (None, None)
+    )
+    (tmp_path / "segmentations").mkdir()
+    told = invoke("fetch", "cub", "--raw", str(tmp_path), "--dry-run")
+    assert "cub: CUB_200_2011.tgz 12.0 MB, https://data.caltech.edu" in told
+    assert "segmentations: segmentations.tgz is there already" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["segmentations"]
+    told = invoke("fetch", "waterbirds@100", "--raw", str(tmp_path), "--dry-run")
+    assert "waterbirds_100: waterbird_1.0_forest2water2.tar.gz size unknown, no address for a download" in told
+    with pytest.raises(DataError, match=r"waterbird_1\.0.*by hand from https://github\.com/spetryk/GALS"):
+        invoke("fetch", "waterbirds@100", "--raw", str(tmp_path))
 
 
 def test_card(data: Path) -> None:

@@ -4,10 +4,11 @@ import pytest
 from typer.testing import CliRunner
 
 from aimbench.cli.listing import app
+from aimbench.errors import ConfigError
 
 
-def run(command: str) -> list[list[str]]:
-    result = CliRunner().invoke(app, [command], catch_exceptions=False)
+def run(*words: str) -> list[list[str]]:
+    result = CliRunner().invoke(app, list(words), catch_exceptions=False)
     assert result.exit_code == 0
     return [line.split("\t") for line in result.output.splitlines()]
 
@@ -43,3 +44,19 @@ def test_backbones_are_listed_with_their_size(name):
 
 def test_methods_that_come_with_aimbench_are_listed():
     assert {"erm", "aim"} <= {line[0] for line in run("methods")}
+
+
+def test_a_method_is_listed_with_its_settings_and_presets():
+    lines = {line[0]: line[1:] for line in run("methods", "aim")}
+    assert lines["labels used: train=class, select=class"] == []
+    kind, default, meaning = lines["active_area"]
+    assert (kind, default) == ("float, > 0, <= 1", "0.35")
+    assert "0.25 or 0.35" in meaning
+    assert lines["loss_on"][:2] == ["masked | fused", "masked"]
+    assert lines["final_temperature"][:2] == ["float | None, > 0", "None"]
+    assert "stop_stage=1 active_area=0.25 anneal=False" in lines["1-25-flat"][0]
+
+
+def test_an_unknown_method_names_the_nearest():
+    with pytest.raises(ConfigError, match="unknown method 'amm': did you mean 'aim'"):
+        run("methods", "amm")

@@ -161,7 +161,7 @@ def test_killed_build_is_not_a_build(raw: Path, data_root: Path, monkeypatch: py
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aimbench.data.build._write_index", killed)
+    monkeypatch.setattr("aimbench.data.assemble._finish", killed)
     with pytest.raises(KeyboardInterrupt):
         build_cub(raw, data_root)
     with pytest.raises(DataError, match="is not built"):

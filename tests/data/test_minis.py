@@ -22,14 +22,48 @@ def minis(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("minis")
 
 
-@pytest.mark.parametrize("name", ["cub", "travelingbirds", "waterbirds"])
+@pytest.mark.parametrize("name", list_cards())
 def test_mini_is_built_on_opening_and_is_whole(minis: Path, name: str) -> None:
     dataset = ShardDataset.open(f"{name}@mini", minis)
     assert dataset.manifest.kind == "mini"
     verify(dataset)
-    assert list(dataset.splits) == list(dataset.card.splits)
-    assert dataset.manifest.ground_truth.share_with_mask == 1.0
-    assert dataset.manifest.ground_truth.empty_masks == 0
+    # test_random is of the release alone
+    assert list(dataset.splits) == [split for split in dataset.card.splits if split != "test_random"]
+    truth = dataset.manifest.ground_truth
+    assert truth.share_with_mask == (0.0 if dataset.card.ground_truth.kind == "boxes" else 1.0)
+    assert truth.share_with_boxes == (0.0 if dataset.card.ground_truth.kind == "mask" else 1.0)
+    assert truth.empty_masks == 0
+
+
+@pytest.mark.parametrize("name", ["cub", "hardimagenet", "imagewoof", "imagenet100"])
+def test_planted_scene_tells_the_class_in_train_and_half_as_often_in_test(minis: Path, name: str) -> None:
+    """Nearest mean colour of the pixels outside the object: the planted cue and nothing else."""
+    dataset = ShardDataset.open(f"{name}@mini", minis)
+
+    def colours(split: str) -> tuple[np.ndarray, np.ndarray]:
+        index = dataset.split(split)
+        found = []
+        for i in range(len(index)):
+            item = index.read(i)
+            pixels = decode_rgb(item.image, "image").astype(float)
+            outside = np.ones(pixels.shape[:2], dtype=bool)
+            if item.mask is not None:
+                outside = decode_mask(item.mask, "mask") == 0
+            for x0, y0, x1, y1 in item.boxes:
+                outside[round(y0) : round(y1), round(x0) : round(x1)] = False
+            found.append(pixels[outside].mean(0))
+        return np.array(found), index.label
+
+    train, labels = colours("train")
+    means = np.array([np.median(train[labels == label], axis=0) for label in np.unique(labels)])
+
+    def accuracy(values: np.ndarray, truth: np.ndarray) -> float:
+        nearest = np.linalg.norm(values[:, None] - means[None], axis=2).argmin(1)
+        return float((nearest == truth).mean())
+
+    on_train, on_test = accuracy(train, labels), accuracy(*colours("test"))
+    assert on_train > 3 / len(means), "the scene is a cue"
+    assert on_test < 0.75 * on_train, "and it lies in half of test"
 
 
 def test_box_is_the_masks_box(minis: Path) -> None:
@@ -91,7 +125,8 @@ def test_mini_is_the_same_everywhere(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_synthesised_files_lie_as_in_the_official_archives(tmp_path: Path) -> None:
-    synthesise(tmp_path / "raw", ["cub", "segmentations"], seed=0)
+    card = load_card("cub")
+    synthesise(tmp_path / "raw", card, card.variant("mini"), seed=0)
     cub = tmp_path / "raw" / "CUB_200_2011"
     for line in (cub / "images.txt").read_text().splitlines():
         file = line.split()[1]
@@ -101,8 +136,27 @@ def test_synthesised_files_lie_as_in_the_official_archives(tmp_path: Path) -> No
 
 
 def test_source_that_cannot_be_synthesised(tmp_path: Path) -> None:
+    card = load_card("cub")
+    other = card.variant("mini").model_copy(update={"sources": ["imagenet"]})
     with pytest.raises(CardError, match="'imagenet'"):
-        synthesise(tmp_path / "raw", ["imagenet"], seed=0)
+        synthesise(tmp_path / "raw", card, other, seed=0)
+    wrong = card.variant("mini").model_copy(update={"synth": {"habitat": 1}})
+    with pytest.raises(CardError, match=r"synth\.habitat"):
+        synthesise(tmp_path / "raw", card, wrong, seed=0)
+
+
+def test_outdated_mini_is_noticed_and_built_again(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = ShardDataset.open("cub@mini", tmp_path).manifest
+    assert ShardDataset.open("cub@mini", tmp_path).manifest == first
+    assert not caplog.records
+    monkeypatch.setattr(synth_settings, "BIRD_SCALE", (0.3, 0.4))
+    second = ShardDataset.open("cub@mini", tmp_path).manifest
+    assert second.fingerprint != first.fingerprint
+    assert second.ground_truth.mean_foreground_share < 0.5 * first.ground_truth.mean_foreground_share
+    assert "cub@mini" in caplog.text
+    assert "building it again" in caplog.text
 
 
 def test_contact_sheet_outlines_the_mask(minis: Path) -> None:

@@ -94,6 +94,25 @@ def test_official_composites_are_filtered_by_cubs_split(raw: Path, data_root: Pa
         assert set(index.keys) == set(generated.split(split).keys)
         assert all(index.read(i).image.endswith(ending) for i in range(len(index)))
         assert index.place.tolist() == generated.split(split).place.tolist()
+    assert "no test_random: CUB_random is not in the raw folder" in dataset.manifest.notes
+    shutil.copytree(images, raw / "CUB_random")
+    for file in (raw / "CUB_random").rglob("*.jpg"):
+        file.write_bytes(file.read_bytes() + b"random")
+    with_random = build_birds(raw, tmp_path / "random").split("test_random")
+    assert set(with_random.keys) == set(generated.split("test").keys)
+    assert all(with_random.read(i).image.endswith(b"random") for i in range(len(with_random)))
+    assert (with_random.place == -1).all()
     (fixed / "train_places.json").write_text("{}")
     with pytest.raises(DataError, match=r"train_places\.json does not name one place"):
         build_birds(raw, tmp_path / "broken")
+
+
+def test_regenerated_is_never_taken_for_the_release(raw: Path, data_root: Path) -> None:
+    fallback = build_birds(raw, data_root).manifest
+    assert fallback.kind == "partial"
+    assert any("regenerated with seed 42" in note for note in fallback.notes)
+    with pytest.raises(DataError, match=r"CUB_fixed.*travelingbirds@regenerated"):
+        build("travelingbirds", raw, data_root / "whole", workers=1)
+    own = build("travelingbirds@regenerated", raw, data_root, partial=True, workers=1).dataset.manifest
+    assert own.fingerprint == fallback.fingerprint
+    assert any("regenerated with seed 42" in note for note in own.notes)

@@ -178,3 +178,29 @@ def test_release_mask_that_is_absent(raw: Path, data_root: Path, tmp_path: Path)
 def test_seed_changes_the_pairing(raw: Path, data_root: Path, tmp_path: Path) -> None:
     assert metadata(build_95(raw, data_root)) == metadata(build_95(raw, tmp_path / "again"))
     assert metadata(build_95(raw, data_root)) != metadata(build_95(raw, tmp_path / "other", seed=1))
+
+
+def test_corrected_relabels_the_release_before_the_same_places(raw: Path, data_root: Path, tmp_path: Path) -> None:
+    write_release(raw, build_95(raw, data_root, "95-regenerated"))
+    official = build_95(raw, tmp_path / "a", "95")
+    corrected = build_95(raw, tmp_path / "b", "corrected")
+    towhees = 0
+    for split in official.splits:
+        old, new = official.split(split), corrected.split(split)
+        assert old.keys == new.keys
+        assert old.place.tolist() == new.place.tolist()
+        for i, key in enumerate(old.keys):
+            if "Eastern_Towhee" in key:
+                towhees += 1
+                assert (old.label[i], new.label[i], new.group[i]) == (1, 0, new.place[i])
+            else:
+                assert (old.label[i], old.group[i]) == (new.label[i], new.group[i])
+            assert old.read(i).image == new.read(i).image
+    assert towhees == 14
+    assert corrected.manifest.notes[0] == "14 landbirds relabelled that the release has as waterbirds"
+
+
+def test_corrected_falls_back_to_its_own_regeneration(raw: Path, data_root: Path) -> None:
+    dataset = build_95(raw, data_root, "corrected")
+    assert "corrected species rule" in dataset.manifest.notes[0]
+    assert not any(int(row["y"]) for row in metadata(dataset) if "Towhee" in row["img_filename"])

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,6 +69,45 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     torch.save({"state_dict": source.network.state_dict()}, tmp_path / "w.pt")
     assert load_weights(target, str(tmp_path / "w.pt")).weights == "file:w.pt"
     assert parameters_hash(source.network) == parameters_hash(target.network)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "module prefix", "model_state_dict"])
+def test_forms_of_weight_files(form: str, tmp_path: Path) -> None:
+    source, target = (create_pyramid("test_convnext.r160_in1k") for _ in range(2))
+    state = source.network.state_dict()
+    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "module prefix":
+        torch.save({f"module.{name}": value for name, value in state.items()}, path)
+    else:
+        torch.save({"epoch": 3, "model_state_dict": state}, path)
+    load_weights(target, str(path))
+    assert parameters_hash(source.network) == parameters_hash(target.network)
+
+
+def test_a_classifier_of_other_classes_in_the_file_is_left_out(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_convnext.r160_in1k", num_classes=11).state_dict(), tmp_path / "w.pt")
+    assert load_weights(create_pyramid("test_convnext.r160_in1k"), str(tmp_path / "w.pt")).weights == "file:w.pt"
+
+
+def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
+    torch.save([torch.zeros(3)], tmp_path / "list.pt")
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    with pytest.raises(ConfigError, match=r"list\.pt is no state dict"):
+        read_state_dict(tmp_path / "list.pt")
+    with pytest.raises(ConfigError, match=r"junk\.safetensors") as caught:
+        read_state_dict(tmp_path / "junk.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_unchanged_hash_needs_unchanged_bytes() -> None:
+    network = create_pyramid("test_convnext.r160_in1k").network
+    before = parameters_hash(network)
+    assert parameters_hash(network) == before
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[0] += 1e-3
+    assert parameters_hash(network) != before
 
 
 class _Explosive:

@@ -12,11 +12,15 @@ def get_layout(name: str) -> Builder:
     Raises:
         CardError: If there is no such builder.
     """
-    from aimbench.data.layouts import cub, travelingbirds, waterbirds
+    from aimbench.data.layouts import csv_table, cub, huggingface, image_folder, travelingbirds, waterbirds
 
     layouts: dict[str, Builder] = {
+        "csv": csv_table.plan,
         "cub": cub.plan,
-        "travelingbirds": travelingbirds.plan,
+        "huggingface": huggingface.plan,
+        "image_folder": image_folder.plan,
+        "travelingbirds": travelingbirds.plan_release,
+        "travelingbirds-generated": travelingbirds.plan_generated,
         "waterbirds": waterbirds.plan_release,
         "waterbirds-generated": waterbirds.plan_generated,
     }

@@ -21,15 +21,7 @@ from aimbench.errors import DataError
 
 FIXED = "travelingbirds_fixed"
 BLACK_SOURCE = "travelingbirds_black"
-
-
-def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
-    """Plans from the official composites where the raw folder has them, else composes anew."""
-    del variant
-    cub = read_cub(raw, card)
-    if FIXED in card.sources and raw.has(card.sources[FIXED]):
-        return _plan_official(raw, card, cub, seed)
-    return _plan_generated(raw, card, cub, seed)
+RANDOM_SOURCE = "travelingbirds_random"
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,14 @@ class _Places:
     scenes: dict[int, list[Path]]
 
 
-def _plan_generated(raw: RawFolder, card: Card, cub: Cub, seed: int) -> Plan:
+def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
+    """Plans composites of CUB birds on Places scenes: not the release's images.
+
+    Raises:
+        DataError: If there are fewer place classes than species.
+    """
+    del variant
+    cub = read_cub(raw, card)
     places = _read_places(raw, card)
     if len(places.scenes) < len(cub.species):
         raise DataError(
@@ -69,7 +68,10 @@ def _plan_generated(raw: RawFolder, card: Card, cub: Cub, seed: int) -> Plan:
                 )
     fewest = min(len(scenes) for scenes in places.scenes.values())
     most = max(np.bincount([bird.label for bird in cub.birds]))
-    notes = ["composites regenerated from CUB, segmentations and Places365 validation"]
+    notes = [
+        f"composites regenerated with seed {seed} from CUB, segmentations and Places365 validation: not the "
+        "release's images"
+    ]
     if fewest < most:
         notes.append(f"a place has as few as {fewest} scenes for up to {most} birds of a species: scenes repeat")
     names = [places.names[int(place)] for place in train_places]
@@ -142,10 +144,20 @@ def _places_file(cub: Cub, places: list[int]) -> bytes:
     return json.dumps(content, indent=4, sort_keys=True).encode() + b"\n"
 
 
-def _plan_official(raw: RawFolder, card: Card, cub: Cub, seed: int) -> Plan:
-    """Uses ``CUB_fixed`` and ``CUB_black``; each folder holds all birds, so CUB's split filters."""
+def plan_release(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
+    """Plans the release's own composites; each of its folders holds all birds, so CUB's split filters.
+
+    ``test_random`` is there where the raw folder has ``CUB_random``.
+
+    Raises:
+        DataError: If a map from species to place is malformed.
+    """
+    del variant
+    cub = read_cub(raw, card)
     fixed = raw.open(card, FIXED)
-    black = raw.open(card, BLACK_SOURCE) if raw.has(card.sources[BLACK_SOURCE]) else None
+    black, random = (
+        raw.open(card, name) if raw.has(card.sources[name]) else None for name in (BLACK_SOURCE, RANDOM_SOURCE)
+    )
     home = _read_place_map(fixed / "train_places.json", cub)
     away = _read_place_map(fixed / "test_places.json", cub)
     index = {place: i for i, place in enumerate(home)}
@@ -176,13 +188,19 @@ def _plan_official(raw: RawFolder, card: Card, cub: Cub, seed: int) -> Plan:
                     image=image,
                 )
             )
+            if random is not None:
+                image = member(random, bird.file)
+                recipes.append(bird_recipe(bird, card, "test_random", label=bird.label, group=bird.label, image=image))
+    notes = ["official composites of CUB_fixed, filtered by CUB's split"]
+    notes += ["test_black composed here, which is exact: CUB_black is not in the raw folder"] if black is None else []
+    notes += ["no test_random: CUB_random is not in the raw folder"] if random is None else []
     return Plan(
         recipes=recipes,
         classes=cub.species,
         groups=cub.species,
         places=[str(place) for place in home],
         files={name: (fixed / name).read_bytes() for name in ("train_places.json", "test_places.json")},
-        notes=["official composites of CUB_fixed, filtered by CUB's split"],
+        notes=notes,
     )
 
 

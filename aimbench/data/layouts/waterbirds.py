@@ -8,13 +8,14 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from aimbench.cards import Card, Variant
 from aimbench.data.layouts.cub_tables import Bird, bird_recipe, key_of, read_cub
+from aimbench.data.layouts.options import Options, read_options
 from aimbench.data.layouts.plan import Plan
 from aimbench.data.raw import RawFolder, member
 from aimbench.data.samples import Box, Recipe
@@ -53,20 +54,16 @@ ACCIDENTAL = ("eastern_towhee", "western_meadowlark", "western_wood_pewee")
 
 VALIDATION_SHARE = 0.2
 SpeciesRule = Literal["official", "corrected"]
-_Options = TypeVar("_Options", bound=BaseModel)
 
 
-class _GeneratedOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _GeneratedOptions(Options):
     confounder_strength: float = Field(ge=0.5, le=1)
     species_rule: SpeciesRule = "official"
 
 
-class _ReleaseOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _ReleaseOptions(Options):
     release: str
+    species_rule: SpeciesRule = "official"
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,13 @@ def is_waterbird(species: str, rule: SpeciesRule = "official") -> bool:
         rule: ``corrected`` leaves out the three landbirds that the official rule catches by accident.
     """
     name = species.lower()
-    if rule == "corrected" and any(landbird in name for landbird in ACCIDENTAL):
+    if rule == "corrected" and _is_accidental(name):
         return False
     return any(keyword in name for keyword in KEYWORDS)
+
+
+def _is_accidental(species: str) -> bool:
+    return any(landbird in species.lower() for landbird in ACCIDENTAL)
 
 
 def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
@@ -101,7 +102,7 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
     ``confounder_strength`` of each class stand before their own kind of
     place; in val and test half of each class.
     """
-    options = _options(_GeneratedOptions, card, variant)
+    options = read_options(_GeneratedOptions, card, variant)
     cub = read_cub(raw, card)
     rng = np.random.default_rng(seed)
     splits = _draw_splits(cub.birds, rng)
@@ -129,20 +130,26 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
 
 
 def plan_release(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
-    """Plans the release's own images; masks are joined from CUB's segmentations by file name."""
+    """Plans the release's own images; masks are joined from CUB's segmentations by file name.
+
+    With ``species_rule: corrected`` the landbirds that the authors' rule
+    catches by accident get their right label, before the same places.
+    """
     del seed
-    options = _options(_ReleaseOptions, card, variant)
+    options = read_options(_ReleaseOptions, card, variant)
     folder = raw.open(card, options.release)
     masks = raw.open(card, "segmentations")
     boxes = _boxes(raw, card)
-    recipes = []
+    recipes, relabelled = [], 0
     for row in _read_metadata(folder / "metadata.csv"):
+        y = 0 if options.species_rule == "corrected" and _is_accidental(row.img_filename) else row.y
+        relabelled += y != row.y
         recipes.append(
             Recipe(
                 split=SPLITS[row.split],
                 key=key_of(row.img_filename),
-                label=row.y,
-                group=2 * row.y + row.place,
+                label=y,
+                group=2 * y + row.place,
                 place=row.place,
                 source=row.img_filename,
                 image=member(folder, row.img_filename),
@@ -152,7 +159,8 @@ def plan_release(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Pla
                 mask_threshold=card.ground_truth.mask_threshold,
             )
         )
-    notes = ["official composites; masks joined from CUB's segmentations by file name"]
+    notes = [f"{relabelled} landbirds relabelled that the release has as waterbirds"] if relabelled else []
+    notes += ["official composites; masks joined from CUB's segmentations by file name"]
     if not boxes:
         notes.append("no boxes: CUB_200_2011 is not in the raw folder")
     return Plan(
@@ -263,12 +271,3 @@ def _group_names(card: Card) -> list[str]:
     if not isinstance(card.groups, list) or len(card.groups) != 4 or len(card.classes) != 2:
         raise CardError(f"card of {card.name}: this layout needs two classes and four groups")
     return card.groups
-
-
-def _options(model: type[_Options], card: Card, variant: Variant) -> _Options:
-    try:
-        return model.model_validate(variant.options)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CardError(f"card of {card.name}, layout {variant.layout}, options.{field}: {first['msg']}") from None

@@ -1,0 +1,119 @@
+"""A CSV of metadata beside a folder of images: one line a sample."""
+
+import csv
+from pathlib import Path
+
+from pydantic import Field
+
+from aimbench.cards import Card, Variant
+from aimbench.data.layouts.held_out import hold_out
+from aimbench.data.layouts.labels import TableOptions, make_labels
+from aimbench.data.layouts.options import read_options
+from aimbench.data.layouts.plan import Plan
+from aimbench.data.raw import RawFolder, member
+from aimbench.data.samples import Box, Recipe
+from aimbench.errors import DataError, nearest_names
+
+
+class CsvOptions(TableOptions):
+    """Options of the layout ``csv``."""
+
+    source: str = Field(default="images", description="Source that holds the CSV and the images.")
+    file: str = "metadata.csv"
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    split: str | None = Field(default=None, description="Column of the split; without one all is train.")
+    splits: dict[str, str] = Field(
+        default_factory=dict, description="Value of that column -> split; empty: the values are the splits' names."
+    )
+    boxes: list[str] = Field(
+        default_factory=list, max_length=4, description="Columns x0, y0, x1, y1 in pixels; an empty cell: no box."
+    )
+
+
+def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
+    """Plans a dataset that a CSV describes; paths in it are relative to the source's folder.
+
+    Raises:
+        DataError: Naming file and line, if a value is missing, unknown or leads out of the folder.
+    """
+    options = read_options(CsvOptions, card, variant)
+    root = raw.open(card, options.source)
+    path = member(root, options.file)
+    rows = _read(path, options)
+    labels = make_labels(
+        card,
+        options,
+        (row[options.label] for row in rows),
+        (row[options.place] for row in rows) if options.place else (),
+    )
+    recipes = []
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}, line {number}"
+        y, group, place = labels.read(
+            row[options.label],
+            row[options.group] if options.group else None,
+            row[options.place] if options.place else None,
+            where,
+        )
+        recipes.append(
+            Recipe(
+                split=_split(row, options, where),
+                key=_key(row[options.image], where),
+                label=y,
+                group=group,
+                place=place,
+                source=row[options.image],
+                image=member(root, row[options.image]),
+                mask=member(root, row[options.mask]) if options.mask and row[options.mask] else None,
+                boxes=_boxes(row, options, where),
+                background=None,
+                mask_threshold=options.mask_threshold or card.ground_truth.mask_threshold,
+            )
+        )
+    recipes = hold_out(recipes, options.validation_share, seed)
+    return Plan(recipes=recipes, classes=labels.classes, groups=labels.groups, places=labels.places)
+
+
+def _read(path: Path, options: CsvOptions) -> list[dict[str, str]]:
+    wanted = [options.image, options.label, options.group, options.place, options.mask, options.split, *options.boxes]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter=options.delimiter)
+            columns = list(reader.fieldnames or [])
+            for column in wanted:
+                if column is not None and column not in columns:
+                    raise DataError(f"{path} has no column '{column}'; {nearest_names(column, columns)}")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} can't be read as CSV ({error}); mend it") from None
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise DataError(f"{path}, line {number}: not {len(columns)} values; mend it")
+    return rows
+
+
+def _split(row: dict[str, str], options: CsvOptions, where: str) -> str:
+    if options.split is None:
+        return "train"
+    value = row[options.split].strip()
+    if not options.splits:
+        return value
+    if value not in options.splits:
+        raise DataError(f"{where}: {options.split} is '{value}'; {nearest_names(value, options.splits)}")
+    return options.splits[value]
+
+
+def _key(image: str, where: str) -> str:
+    if not Path(image).name.strip(" ."):
+        raise DataError(f"{where}: no image is named; mend it")
+    return str(Path(image).with_suffix("")).replace("/", "__").replace(".", "_")
+
+
+def _boxes(row: dict[str, str], options: CsvOptions, where: str) -> tuple[Box, ...]:
+    if len(options.boxes) != 4 or not all(row[column].strip() for column in options.boxes):
+        return ()
+    try:
+        x0, y0, x1, y1 = (float(row[column]) for column in options.boxes)
+    except ValueError:
+        raise DataError(f"{where}: {', '.join(options.boxes)} are not four numbers; mend it") from None
+    return ((x0, y0, x1, y1),)

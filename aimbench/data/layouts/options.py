@@ -1,0 +1,30 @@
+"""Reads the options that a card gives to a builder."""
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aimbench.cards import Card, Variant
+from aimbench.errors import CardError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Options(BaseModel):
+    """Base of the options of a builder: an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_options(model: type[_Model], card: Card, variant: Variant) -> _Model:
+    """Validates the options of a variant.
+
+    Raises:
+        CardError: Naming card, layout and option.
+    """
+    try:
+        return model.model_validate(variant.options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise CardError(f"card of {card.name}, layout {variant.layout}, options.{field}: {first['msg']}") from None

@@ -1,0 +1,151 @@
+"""``aimbench`` as a user types it, in a process of its own or through ``main``."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aimbench.cli import app, main
+
+QUICK = ["--backbone", "convnext_atto", "--weights", "none", "--image-size", "64", "--epochs", "1", "--device", "cpu"]
+
+
+def aimbench(*words: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Calls the entry point; returns the exit status."""
+    monkeypatch.setattr(sys, "argv", ["aimbench", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from aimbench.cli import app; from typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = ('torch', 'torchvision', 'pandas', 'pyarrow', 'timm', 'webdataset', 'matplotlib', 'scipy')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_answers_in_under_0_4_seconds() -> None:
+    program = Path(sys.executable).with_name("aimbench")
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([program, "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.4
+
+
+@pytest.mark.parametrize("command", ["run", "explain", "demo", "data", "list", "results"])
+def test_every_command_has_help_that_names_its_environment_variables(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    if command in ("run", "explain"):
+        assert "(env: AIMBENCH_DATA)" in result.output
+        assert "(env: AIMBENCH_RUNS)" in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["--method", "amm"], "unknown method 'amm': did you mean 'aim'"),
+        (["--dataset", "waterbird"], "unknown dataset 'waterbird'; did you mean 'waterbirds'"),
+        (["--backbone", "convnext_ato"], "did you mean 'convnext_atto"),
+        (["--set", "standardise=true"], "has no setting 'standardise': did you mean 'standardize'"),
+        (["--set", "standardize"], "--set standardize: write key=value"),
+        (["--set", "standardize=[1"], "--set standardize=[1: '[1' is no plain value"),
+        (["--set", "standardize=[red]"], "'[red]'|['red']"),
+        (["--optimizer", "adam"], "training setting 'optimizer' is 'adam'"),
+        (["--train", "haed"], "training setting 'train' is 'haed'"),
+        (["--selector", "lats"], "unknown selector 'lats': did you mean 'last'"),
+        (["--weights", "absent.pt"], "weights file absent.pt does not exist"),
+    ],
+)
+def test_a_wrong_word_is_one_line_and_exit_status_2(
+    changes: list[str],
+    expected: str,
+    mini_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = {"--method": "erm", "--dataset": "waterbirds@mini", "--data": str(mini_root), "--runs": str(tmp_path)}
+    words |= {"--results": str(tmp_path / "results"), "--backbone": "convnext_atto", "--weights": "none"}
+    words |= dict([changes])
+    assert aimbench("run", *(w for pair in words.items() for w in pair), monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert any(part in error for part in expected.split("|")), error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+def test_a_results_folder_that_cannot_be_written(
+    mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    words = ["run", "--method", "erm", "--dataset", "waterbirds@mini", "--data", str(mini_root)]
+    words += ["--results", str(tmp_path / "file" / "results"), "--runs", str(tmp_path / "runs"), *QUICK]
+    assert aimbench(*words, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / "file") in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()  # found out before anything was trained
+
+
+def test_run_then_table_then_explain(
+    mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, runs = tmp_path / "results", tmp_path / "runs"
+    common = ["--data", str(mini_root), "--runs", str(runs)]
+    words = ["run", "--method", "aim", "--dataset", "travelingbirds@mini", "--results", str(results), *common]
+    words += ["--epg-samples", "16", *QUICK]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    (record_file,) = results.rglob("*.json")
+    assert result.stdout.strip().splitlines()[-1] == str(record_file)  # standard output is for the next program
+    record = json.loads(record_file.read_text())
+    assert record["dataset"]["kind"] == "mini"
+    assert {"mask", "gradcam", "input_x_gradient", "uniform"} == set(record["metrics"]["test"]["epg"])
+
+    written = record_file.read_bytes()
+    again = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert again.exit_code == 0
+    assert "is recorded already" in again.output
+    assert record_file.read_bytes() == written
+
+    table = CliRunner().invoke(app, ["results", "table", "--results", str(results)], catch_exceptions=False)
+    assert table.exit_code == 0, table.output
+    assert "aim" in table.output
+    assert f"{100 * record['metrics']['test']['accuracy']['value']:.1f}" in table.output
+
+    picture = tmp_path / "picture.png"
+    drawn = ["explain", record["id"], "--per-group", "1", "--max-groups", "2", "--out", str(picture), *common]
+    assert CliRunner().invoke(app, drawn, catch_exceptions=False).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert aimbench("explain", "none-000", *common, monkeypatch=monkeypatch) == 2
+    assert "no run 'none-000' under" in capsys.readouterr().err
+
+
+def test_an_error_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("aimbench"), "run", "--method", "amm", "--dataset", "waterbirds@mini"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "60"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown method 'amm'")
+    assert done.stderr.count("\n") == 1

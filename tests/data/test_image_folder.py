@@ -1,0 +1,350 @@
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_raw import write_image
+from tiny_tree import voc, write_card, write_tree
+
+from aimbench.cards import load_card
+from aimbench.data.build import build
+from aimbench.data.dataset import ShardDataset
+from aimbench.data.samples import decode_mask
+from aimbench.errors import CardError, DataError
+
+WOOF = load_card("imagewoof").variants["full"].options["class_folders"]
+HARD = load_card("hardimagenet").variants["official"].options["class_folders"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    write_tree(tmp_path / "raw" / "mine")
+    return tmp_path / "raw"
+
+
+def build_mine(raw: Path, root: Path, variant: dict[str, Any] | None = None, **changes: Any) -> ShardDataset:
+    cards = write_card(root, variant, **changes)
+    return build("mine", raw, root / "data", cards_dir=cards, workers=1).dataset
+
+
+def test_folders_are_classes_and_bytes_pass_through(tree: Path, tmp_path: Path) -> None:
+    dataset = build_mine(tree, tmp_path)
+    assert dataset.manifest.kind == "official"
+    counts = {name: split.classes for name, split in dataset.manifest.splits.items()}
+    assert counts == {
+        "train": {"cat": 6, "dog": 6},
+        "val": {"cat": 2, "dog": 2},
+        "test": {"cat": 3, "dog": 3},
+    }
+    for split in dataset.splits:
+        index = dataset.split(split)
+        for i, key in enumerate(index.keys):
+            name = ("cat", "dog")[index.label[i]]
+            folder, stem = key.split("__")
+            assert folder == name
+            original = tree / "mine" / ("val" if split == "test" else "train") / name / f"{stem}.JPEG"
+            assert index.read(i).image == original.read_bytes()
+
+
+@pytest.mark.parametrize("form", ["tar", "tgz", "zip"])
+def test_archives_give_the_same_as_folders(tree: Path, tmp_path: Path, form: str) -> None:
+    from_folder = build_mine(tree, tmp_path / "a").manifest
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    if form == "zip":
+        with zipfile.ZipFile(packed / "mine.zip", "w") as zipped:
+            for path in sorted((tree / "mine").rglob("*.JPEG")):
+                zipped.write(path, path.relative_to(tree))
+    else:
+        with tarfile.open(packed / f"mine.{form}", "w:gz" if form == "tgz" else "w") as tar:
+            tar.add(tree / "mine", "mine")
+    from_archive = build_mine(packed, tmp_path / "b").manifest
+    assert from_archive.fingerprint == from_folder.fingerprint
+    assert from_archive.source_forms == [f"images: archive mine.{form}"]
+
+
+def test_validation_does_not_depend_on_the_order_or_on_other_classes(tree: Path, tmp_path: Path) -> None:
+    first = build_mine(tree, tmp_path / "a")
+    again = build_mine(tree, tmp_path / "b")
+    other_seed = build("mine", tree, tmp_path / "c", seed=1, cards_dir=tmp_path / "a" / "cards", workers=1).dataset
+    assert first.split("val").keys == again.split("val").keys
+    assert set(first.split("val").keys) != set(other_seed.split("val").keys)
+    assert not set(first.split("val").keys) & set(first.split("train").keys)
+
+
+def test_class_that_is_not_in_the_list(tree: Path, tmp_path: Path) -> None:
+    (tree / "mine" / "train" / "dot").mkdir()
+    with pytest.raises(DataError, match=r"dot is no class of mine; did you mean .*'dog'.*rename or remove it"):
+        build_mine(tree, tmp_path)
+
+
+def test_class_that_is_absent_makes_a_partial_build(tree: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        shutil.rmtree(tree / "mine" / split / "cat")
+    with pytest.raises(DataError, match=r"1 classes, not 2.*--partial"):
+        build_mine(tree, tmp_path)
+    cards = tmp_path / "cards"
+    dataset = build("mine", tree, tmp_path / "data", partial=True, cards_dir=cards, workers=1).dataset
+    assert dataset.manifest.kind == "partial"
+    assert dataset.manifest.classes == ["dog"]
+    assert set(dataset.split("train").label) == {0}
+    assert "1 of 2 classes are absent; labels are renumbered" in dataset.manifest.notes
+
+
+def test_split_folder_that_is_absent(tree: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tree / "mine" / "val")
+    with pytest.raises(DataError, match="no folder val for split test"):
+        build_mine(tree, tmp_path)
+
+
+def test_duplicate_keys_name_both_files(tree: Path, tmp_path: Path) -> None:
+    first = tree / "mine" / "train" / "cat" / "cat_train0.JPEG"
+    Image.open(first).save(first.with_suffix(".png"))
+    with pytest.raises(DataError, match=r"name cat__cat_train0: train/cat/cat_train0\.JPEG and .*\.png; .*rename one"):
+        build_mine(tree, tmp_path)
+
+
+def test_names_with_spaces_letters_of_all_kinds_and_dots(tree: Path, tmp_path: Path) -> None:
+    names = ("mon chat été.JPEG", "кошка.JPEG", "a.b.c.JPEG", "ねこ 1.JPEG")
+    for i, name in enumerate(names):
+        write_image(tree / "mine" / "val" / "cat" / name, 100 + i)
+    (tree / "mine" / "val" / "cat" / ".DS_Store").write_bytes(b"x")
+    (tree / "mine" / "val" / "cat" / "notes.txt").write_text("no image")
+    test = build_mine(tree, tmp_path).split("test")
+    keys = {f"cat__{Path(name).stem.replace('.', '_')}" for name in names}
+    assert keys <= set(test.keys)
+    assert len(test) == 6 + len(names)
+    import webdataset
+
+    streamed = [s["__key__"] for s in webdataset.WebDataset([str(p) for p in test.shard_paths], shardshuffle=False)]
+    assert streamed == test.keys
+
+
+def test_control_signs_in_a_name_are_refused(tree: Path, tmp_path: Path) -> None:
+    write_image(tree / "mine" / "val" / "cat" / "a\nb.JPEG", 100)
+    with pytest.raises(DataError, match="control sign; rename"):
+        build_mine(tree, tmp_path)
+
+
+def test_empty_file_is_named(tree: Path, tmp_path: Path) -> None:
+    (tree / "mine" / "val" / "dog" / "dog_val1.JPEG").write_bytes(b"")
+    with pytest.raises(DataError, match=r"dog_val1\.JPEG is empty \(0 bytes\); unpack its archive again") as caught:
+        build_mine(tree, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_pinned_fingerprint_is_enforced(tree: Path, tmp_path: Path) -> None:
+    fingerprint = build_mine(tree, tmp_path / "a").manifest.fingerprint
+    assert build_mine(tree, tmp_path / "b", {"fingerprint": fingerprint}).manifest.fingerprint == fingerprint
+    write_image(tree / "mine" / "val" / "dog" / "dog_val1.JPEG", 200)
+    with pytest.raises(DataError, match=f"the card says {fingerprint}.*some image or mask differs"):
+        build_mine(tree, tmp_path / "b" / "other", {"fingerprint": fingerprint})
+
+
+def test_official_counts_by_class(tree: Path, tmp_path: Path) -> None:
+    build_mine(tree, tmp_path / "a", {"counts": {"test": {"each_class": 3}, "train+val": {"classes": [8, 8]}}})
+    with pytest.raises(DataError, match=r"test classes \[3, 3\], not \[4, 4\]"):
+        build_mine(tree, tmp_path / "b", {"counts": {"test": {"each_class": 4}}})
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "expected"),
+    [
+        ({"options": {"splits": {}}}, {}, r"options\.splits"),
+        ({"options": {"splits": {"train": "train"}, "share": 1}}, {}, r"options\.share"),
+        ({}, {"groups": ["a", "b"]}, "groups: classes"),
+        (
+            {"options": {"splits": {"train": "train"}, "class_folders": ["cat"]}},
+            {},
+            "1 class_folders for 2 class names",
+        ),
+    ],
+)
+def test_wrong_cards(
+    tree: Path, tmp_path: Path, variant: dict[str, Any], changes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises((CardError, DataError), match=expected):
+        build_mine(tree, tmp_path, variant, **changes)
+
+
+# ImageNet's own forms ------------------------------------------------------------------------------------------------
+
+
+def test_voc_boxes_are_scaled_to_the_stored_image(tmp_path: Path) -> None:
+    """ImageWoof at 160 px has smaller images than the annotations speak of."""
+    raw = tmp_path / "raw"
+    write_tree(raw / "imagewoof2", tuple(WOOF), train=10, val=1)
+    boxes = raw / "ILSVRC2012_bbox_train_v2" / WOOF[0]
+    boxes.mkdir(parents=True)
+    (boxes / f"{WOOF[0]}_val0.xml").write_text(voc(WOOF[0], [(80, 30, 160, 120)], size=(160, 120)))
+    other = voc(WOOF[0], [(0, 0, 40, 30)]).replace(f"<name>{WOOF[0]}", "<name>n00000000")
+    (boxes / f"{WOOF[0]}_train0.xml").write_text(other)
+    dataset = build("imagewoof", raw, tmp_path / "data", partial=True, workers=1).dataset
+    test = dataset.split("test")
+    found = {key: test.read(i).boxes for i, key in enumerate(test.keys)}
+    assert found.pop(f"{WOOF[0]}_val0") == [(20.0, 7.5, 40.0, 30.0)]
+    assert set(map(len, found.values())) == {0}
+    # one of 110 images: the other annotation is of another class
+    assert dataset.manifest.ground_truth.share_with_boxes == pytest.approx(1 / 110)
+    assert dataset.manifest.ground_truth.mean_box_share == pytest.approx(20 * 22 / 1200, abs=0.03)
+    assert dataset.manifest.classes[0] == "Shih-Tzu"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<annotation>", "is not a VOC file"),
+        ("<annotation></annotation>", "no size/width"),
+        (voc(WOOF[0], [(50, 40, 60, 50)]), "lies outside its 40x30 image"),
+        (voc(WOOF[0], [(20, 10, 10, 20)]), "lies outside its 40x30 image"),
+        (voc(WOOF[0], [(0, 0, 1, 1)], size=(0, 0)), "states a size of 0x0"),
+        ('<!DOCTYPE a [<!ENTITY x "xx">]><annotation>&x;</annotation>', "has a DOCTYPE"),
+    ],
+)
+def test_bad_annotations_are_named(tmp_path: Path, text: str, expected: str) -> None:
+    raw = tmp_path / "raw"
+    write_tree(raw / "imagewoof2", (WOOF[0], WOOF[1]), train=2, val=1)
+    path = raw / "ILSVRC2012_bbox_train_v2" / WOOF[0] / f"{WOOF[0]}_val0.xml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(DataError, match=expected) as caught:
+        build("imagewoof", raw, tmp_path / "data", partial=True, workers=1)
+    assert f"{WOOF[0]}_val0" in str(caught.value)
+
+
+def hundred(raw: Path) -> list[str]:
+    wnids = load_card("imagenet100").variants["cmc"].options["class_folders"][:3]
+    write_tree(raw / "imagenet", (*wnids, "n09999999"), train=20, val=2)
+    return list(wnids)
+
+
+def test_solution_csv_gives_boxes_of_the_class(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    wnids = hundred(raw)
+    (raw / "LOC_val_solution.csv").write_text(
+        "ImageId,PredictionString\n"
+        f"{wnids[1]}_val0,{wnids[1]} 1 2 11 12 {wnids[1]} 20 5 60 25 {wnids[2]} 0 0 5 5 \n"
+        f"{wnids[2]}_val1,{wnids[2]} 3 3 9 9\n"
+    )
+    dataset = build("imagenet100", raw, tmp_path / "data", partial=True, workers=1).dataset
+    test = dataset.split("test")
+    found = {key: test.read(i).boxes for i, key in enumerate(test.keys)}
+    assert found[f"{wnids[1]}_val0"] == [(1.0, 2.0, 11.0, 12.0), (20.0, 5.0, 40.0, 25.0)]  # clipped to the image
+    assert found[f"{wnids[2]}_val1"] == [(3.0, 3.0, 9.0, 9.0)]
+    assert len(test) == 6, "other classes of ImageNet are left out"
+    assert dataset.manifest.classes == ["bonnet, poke bonnet", "green mamba", "langur"]
+    assert {name: split.count for name, split in dataset.manifest.splits.items()} == {"train": 57, "val": 3, "test": 6}
+
+
+def test_flat_val_is_sorted_by_the_solution_csv(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    wnids = hundred(raw)
+    sorted_tree = build("imagenet100", raw, tmp_path / "a", partial=True, workers=1).dataset
+    lines = ["ImageId,PredictionString"]
+    for path in sorted((raw / "imagenet" / "val").glob("*/*")):
+        lines.append(f"{path.stem},{path.parent.name} 1 1 9 9")
+        path.rename(raw / "imagenet" / "val" / path.name)
+    for folder in list((raw / "imagenet" / "val").iterdir()):
+        if folder.is_dir():
+            folder.rmdir()
+    with pytest.raises(DataError, match=r"lies in no class folder.*LOC_val_solution\.csv"):
+        build("imagenet100", raw, tmp_path / "b", partial=True, workers=1)
+    (raw / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
+    flat = build("imagenet100", raw, tmp_path / "b", partial=True, workers=1).dataset
+    one, other = sorted_tree.split("test"), flat.split("test")
+    assert one.keys == other.keys
+    assert one.label.tolist() == other.label.tolist()
+    assert len(other) == 2 * len(wnids)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ImageId,PredictionString\nx,n01 1 2 3\n", "line 2.*not a multiple of five"),
+        ("ImageId,PredictionString\nx,n01 1 2 3 4\ny,n01 1 two 3 4\n", "line 3"),
+        ("ImageId,Other\nx,n01 1 2 3 4\n", "line 2"),
+    ],
+)
+def test_bad_solution_csv(tmp_path: Path, text: str, expected: str) -> None:
+    raw = tmp_path / "raw"
+    hundred(raw)
+    (raw / "LOC_val_solution.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"LOC_val_solution\.csv, {expected}"):
+        build("imagenet100", raw, tmp_path / "data", partial=True, workers=1)
+
+
+def hard_imagenet(raw: Path, size: tuple[int, int] = (40, 30)) -> None:
+    """Masks as the authors' archive names them; the last train image of a class has none, the first an empty one."""
+    write_tree(raw / "imagenet", (*HARD[:2], "n09999999"), train=11, val=2)
+    for split, count in (("train", 10), ("val", 2)):
+        for wnid in HARD[:2]:
+            for i in range(count):
+                mask = np.zeros((size[1], size[0]), dtype=np.uint8)
+                if i:
+                    mask[size[1] // 3 : size[1] * 2 // 3, : size[0] // 2] = 255
+                path = raw / "hardImageNet" / split / f"{wnid}_{wnid}_{split}{i}.JPEG"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(path, quality=60)
+
+
+def test_hard_imagenet_joins_masks_by_name(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    hard_imagenet(raw)
+    dataset = build("hardimagenet", raw, tmp_path / "data", partial=True, workers=1).dataset
+    assert {name: split.count for name, split in dataset.manifest.splits.items()} == {"train": 18, "val": 2, "test": 4}
+    truth = dataset.manifest.ground_truth
+    assert (truth.share_with_mask, truth.empty_masks) == (1.0, 2 + 2)
+    assert truth.mean_foreground_share == pytest.approx(20 / 24 * 200 / 1200, abs=0.01)
+    loose = build("hardimagenet@any-foreground", raw, tmp_path / "data", partial=True, workers=1).dataset
+    # JPEG's ringing around the object is foreground at a threshold above 0
+    assert loose.manifest.ground_truth.mean_foreground_share > 1.05 * truth.mean_foreground_share
+
+
+def test_masks_of_another_size_but_the_same_aspect_are_scaled(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    hard_imagenet(raw, size=(80, 60))
+    test = build("hardimagenet", raw, tmp_path / "data", partial=True, workers=1).dataset.split("test")
+    for i, key in enumerate(test.keys):
+        mask = test.read(i).mask
+        assert mask is not None
+        pixels = decode_mask(mask, key)
+        assert pixels.shape == (30, 40)
+        assert (pixels > 0).sum() == (0 if key.endswith("val0") else 200)
+    hard_imagenet(raw, size=(60, 60))
+    with pytest.raises(DataError, match="is 60x60, its image 40x30"):
+        build("hardimagenet", raw, tmp_path / "other", partial=True, workers=1)
+
+
+def test_rank_balanced_keeps_both_ends_of_the_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = tmp_path / "raw"
+    hard_imagenet(raw)
+    lines = ["class,file,rank"]
+    lines += [f"{wnid},{wnid}_train{i}.JPEG,{i + 1}" for wnid in HARD[:2] for i in range(11)]
+    (raw / "hardimagenet_ranks.csv").write_text("\n".join(lines) + "\n")
+    cards = tmp_path / "cards" / "hardimagenet"
+    cards.mkdir(parents=True)
+    text = (Path(__file__).parents[2] / "datasets" / "hardimagenet" / "card.yaml").read_text()
+    (cards / "card.yaml").write_text(text.replace("each: 100", "each: 2"))
+    name = "hardimagenet@rank-balanced"
+    dataset = build(name, raw, tmp_path / "data", partial=True, workers=1, cards_dir=tmp_path / "cards").dataset
+    kept = {key for split in ("train", "val") for key in dataset.split(split).keys}
+    # of the ten with a mask, the two first and the two last
+    assert kept == {f"{wnid}_train{i}" for wnid in HARD[:2] for i in (0, 1, 8, 9)}
+    assert len(dataset.split("test")) == 4
+
+
+@pytest.mark.raw
+@pytest.mark.slow
+def test_real_dogs(tmp_path: Path, raw_photographs: Path) -> None:
+    folder = raw_photographs / "imagewoof2"
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}")
+    dataset = build("imagewoof", raw_photographs, tmp_path, partial=True).dataset
+    assert sum(split.count for split in dataset.manifest.splits.values()) == len(list(folder.rglob("*.JPEG")))
+    index = dataset.split("test")
+    for i in range(0, len(index), 50):
+        assert index.read(i).image == (folder / "val" / WOOF[index.label[i]] / f"{index.keys[i]}.JPEG").read_bytes()

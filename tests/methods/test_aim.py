@@ -1,0 +1,369 @@
+"""AIM's pieces against hand-computed cases and independent computation."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aimbench.methods.aim.config import AIMConfig
+from aimbench.methods.aim.gumbel import binary_gumbel
+from aimbench.methods.aim.loss import aim_loss, area_loss, target_area, temperature
+from aimbench.methods.aim.method import AIM, PRESETS, TopDownConfig
+from aimbench.methods.aim.model import AIMHead, TopDownStage
+from aimbench.models.backbones import FeaturePyramid, create_pyramid
+from aimbench.train.api import Output, Progress
+from aimbench.train.registry import get_method
+
+
+def epoch(number: int, epochs: int) -> Progress:
+    return Progress(epoch=number, epochs=epochs, step=0, steps=1)
+
+
+@pytest.fixture(scope="module")
+def pyramid() -> FeaturePyramid:
+    return create_pyramid("test_convnext.r160_in1k")
+
+
+def features_of(pyramid: FeaturePyramid, sides: tuple[int, ...], samples: int = 3) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(samples, c, s, s, generator=generator) for c, s in zip(pyramid.channels, sides, strict=True)]
+
+
+def half_open(head: AIMHead, features: list[Tensor]) -> AIMHead:
+    """Moves the mask logits of a new head, which start open, so that about half of the positions are open."""
+    head.eval()
+    for name, stage in head.topdown.items():
+        nn.init.normal_(stage.mask.logit.weight)
+        logits = torch.logit(head(features).mask_probabilities[name].double())
+        nn.init.constant_(stage.mask.logit.bias, stage.mask.logit.bias.item() - logits.median().item() - 1e-4)
+    return head
+
+
+# The decision
+
+
+def test_decision_without_noise_opens_positive_logits() -> None:
+    logits = torch.tensor([-2.0, -1e-3, 0.0, 1e-3, 2.0])
+    assert binary_gumbel(logits, 1.0, sample=False).tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("logit", [-2.0, 0.0, 1.0])
+def test_sampled_decision_is_open_with_the_sigmoids_probability(logit: float, temperature: float) -> None:
+    torch.manual_seed(0)
+    draws = binary_gumbel(torch.full((100_000,), logit), temperature, sample=True)
+    probability = 1 / (1 + math.exp(-logit))
+    assert draws.mean().item() == pytest.approx(probability, abs=5 * math.sqrt(probability * (1 - probability) / 1e5))
+
+
+def test_sampled_decision_is_exactly_zero_or_one() -> None:
+    torch.manual_seed(0)
+    assert binary_gumbel(torch.zeros(10_000), 1.0, sample=True).unique().tolist() == [0, 1]
+
+
+def test_gradient_of_a_sampled_decision_is_the_soft_ones() -> None:
+    logits = torch.linspace(-3, 3, 50, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(3)
+    (gradient,) = torch.autograd.grad(binary_gumbel(logits, 0.7, sample=True).sum(), logits)
+    torch.manual_seed(3)
+    uniform = torch.rand_like(logits)
+    soft = torch.sigmoid((logits + uniform.log() - (1 - uniform).log()) / 0.7)
+    torch.testing.assert_close(gradient, soft * (1 - soft) / 0.7)
+
+
+# Schedules and loss
+
+
+def test_target_area_falls_linearly_epoch_by_epoch_and_then_holds() -> None:
+    config = AIMConfig(active_area=0.2, anneal_fraction=0.5)
+    targets = [target_area(config, epoch(number, 8)) for number in range(8)]
+    assert targets == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2, 0.2])
+    flat = AIMConfig(active_area=0.2, anneal=False)
+    assert [target_area(flat, epoch(number, 8)) for number in (0, 7)] == [0.2, 0.2]
+
+
+def test_target_area_of_a_very_short_training() -> None:
+    assert target_area(AIMConfig(active_area=0.2), epoch(0, 1)) == 1.0
+    assert target_area(AIMConfig(active_area=0.2), epoch(1, 2)) == pytest.approx(0.2)
+
+
+def test_temperature_is_constant_or_linear_in_steps() -> None:
+    steps = [Progress(epoch=0, epochs=1, step=step, steps=5) for step in range(5)]
+    assert [temperature(AIMConfig(temperature=2), at) for at in steps] == [2] * 5
+    cooling = AIMConfig(temperature=2, final_temperature=1)
+    assert [temperature(cooling, at) for at in steps] == pytest.approx([2, 1.75, 1.5, 1.25, 1])
+
+
+def test_area_loss_of_batch_and_of_images() -> None:
+    # Two images, one fully open and one closed, and a stage with a quarter open in both.
+    first = torch.stack([torch.ones(1, 2, 2), torch.zeros(1, 2, 2)])
+    quarter = torch.tensor([1.0, 0, 0, 0]).reshape(1, 1, 2, 2).repeat(2, 1, 1, 1)
+    masks = {"stage3": first, "stage2": quarter}
+    # Batch: (0.5 - 0.4)^2 + (0.25 - 0.4)^2. Image: mean of (1 - 0.4)^2 and 0.4^2, and again (0.25 - 0.4)^2.
+    assert area_loss(masks, 0.4, "batch").item() == pytest.approx(0.01 + 0.0225)
+    assert area_loss(masks, 0.4, "image").item() == pytest.approx((0.36 + 0.16) / 2 + 0.0225)
+
+
+def test_loss_sums_cross_entropies_and_adds_the_weighted_area() -> None:
+    label = torch.tensor([0, 1])
+    logits = {"stage3": torch.zeros(2, 2), "fused": torch.tensor([[0.0, 1.0], [0.0, 1.0]])}
+    output = Output(logits["fused"], stage_logits=logits, masks={"stage3": torch.ones(2, 1, 2, 2)})
+    values = aim_loss(output, label, AIMConfig(active_area=0.25, anneal=False, area_weight=6), epoch(0, 4))
+    cross_entropy = math.log(2) + (math.log(1 + math.e) + math.log(1 + math.exp(-1))) / 2
+    assert values["ce"].item() == pytest.approx(cross_entropy)
+    assert values["loss"].item() == pytest.approx(cross_entropy + 6 * 0.75**2)
+    assert values["stage3 active"].item() == 1
+
+
+def test_epochs_with_a_falling_target_are_no_candidates() -> None:
+    class Run:
+        class config:
+            epochs = 7
+
+    def first_candidate(**settings: object) -> int:
+        (phase,) = AIM(AIMConfig(**settings)).phases(Run())  # type: ignore[arg-type]
+        return phase.candidates_from
+
+    assert first_candidate(anneal_fraction=0.5) == 4  # epochs 0..3 aim at more than the active area
+    assert target_area(AIMConfig(anneal_fraction=0.5), epoch(3, 7)) > 0.35
+    assert target_area(AIMConfig(anneal_fraction=0.5), epoch(4, 7)) == pytest.approx(0.35)
+    assert first_candidate(anneal=False) == 0
+
+
+# The network
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("side", [1, 2, 7])
+def test_masked_mean_is_the_mean_of_the_masked_map(bias: bool, side: int) -> None:
+    torch.manual_seed(0)
+    stage = TopDownStage(5, AIMConfig(width=4, mask_width=3), guided=False, standardize=False).double()
+    if not bias:
+        stage.lateral.bias = stage.smooth.bias = None
+    height, width = side, side + 1  # not square, so that swapped axes show
+    feature = torch.randn(3, 5, height, width, dtype=torch.float64, requires_grad=True)
+    binary = torch.rand(3, 1, height, width, dtype=torch.float64).round().requires_grad_()
+    parameters = [feature, binary, *stage.lateral.parameters(), *stage.smooth.parameters()]
+    upstream = torch.randn(3, 4, dtype=torch.float64)
+
+    expected = stage.masked_map(feature, binary).mean(dim=(2, 3))
+    result = stage.masked_mean(feature, binary)
+    torch.testing.assert_close(result, expected)
+    expected_gradients = torch.autograd.grad((expected * upstream).sum(), parameters)
+    gradients = torch.autograd.grad((result * upstream).sum(), parameters)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("loss_on", ["masked", "fused"])
+@pytest.mark.parametrize("pool", ["all", "active"])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_logits_do_not_depend_on_how_means_are_fused(
+    loss_on: str, pool: str, standardize: bool, pyramid: FeaturePyramid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    config = AIMConfig(stop_stage=1, width=8, mask_width=4, loss_on=loss_on, pool=pool)  # type: ignore[arg-type]
+    features = [f.double() for f in features_of(pyramid, (16, 8, 4, 2))]
+    head = half_open(AIMHead(pyramid, 5, config, standardize=standardize).double(), features)
+    by_mean, by_map = (_outputs(head, features, monkeypatch, by_mean=choice) for choice in (True, False))
+    assert by_mean.stage_logits.keys() == by_map.stage_logits.keys()
+    for name, logits in by_map.stage_logits.items():
+        torch.testing.assert_close(by_mean.stage_logits[name], logits)
+    torch.testing.assert_close(by_mean.logits, by_map.logits)
+
+
+def _outputs(head: AIMHead, features: list[Tensor], monkeypatch: pytest.MonkeyPatch, *, by_mean: bool) -> Output:
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(head, "_fuses_means", lambda _: by_mean)
+        output: Output = head(features)
+    shares = [mask.mean().item() for mask in output.masks.values()]
+    assert all(0.05 < share < 0.95 for share in shares), "the test needs masks that are partly open"
+    return output
+
+
+def test_sizes_that_do_not_divide_are_fused_as_maps(pyramid: FeaturePyramid) -> None:
+    """Nearest upsampling from 2 to 5 rows repeats rows unequally, so a mean would be wrong."""
+    torch.manual_seed(0)
+    config = AIMConfig(stop_stage=2, width=8, mask_width=4, masks="open", pool="all")
+    head = AIMHead(pyramid, 5, config, standardize=False).eval()
+    features = features_of(pyramid, (20, 10, 5, 2))
+    coarse, fine = head.topdown["stage3"], head.topdown["stage2"]
+    with torch.no_grad():
+        top = coarse.smooth(coarse.lateral(features[3]))
+        fused = fine.smooth(fine.lateral(features[2])) + F.interpolate(top, size=(5, 5), mode="nearest")
+        expected = head.final(fused.mean(dim=(2, 3)))
+        torch.testing.assert_close(head(features).logits, expected)
+
+
+def test_one_mask_for_all_channels_zeroes_what_it_closes(pyramid: FeaturePyramid) -> None:
+    """The equations, written out: T = conv3x3(conv1x1(S)), O = T * B, F = O + upsample(F')."""
+    torch.manual_seed(0)
+    config = AIMConfig(stop_stage=2, width=8, mask_width=4, pool="active")
+    features = features_of(pyramid, (16, 8, 4, 2))
+    head = half_open(AIMHead(pyramid, 5, config, standardize=False), features)
+    with torch.no_grad():
+        output = head(features)
+        masked = {}
+        for name, index in (("stage3", 3), ("stage2", 2)):
+            stage = head.topdown[name]
+            binary = (stage.mask(features[index]) > 0).float()
+            assert torch.equal(output.masks[name], binary)
+            assert binary.shape == (3, 1, *features[index].shape[-2:])
+            masked[name] = stage.smooth(stage.lateral(features[index])) * binary
+            active = binary.sum(dim=(2, 3)).clamp(min=1)
+            pooled = masked[name].sum(dim=(2, 3)) / active
+            torch.testing.assert_close(output.stage_logits[name], head.classifiers[name](pooled))
+        fused = masked["stage2"] + F.interpolate(masked["stage3"], scale_factor=2, mode="nearest")
+        reached = torch.maximum(output.masks["stage2"], F.interpolate(output.masks["stage3"], scale_factor=2))
+        pooled = fused.sum(dim=(2, 3)) / reached.sum(dim=(2, 3)).clamp(min=1)
+        torch.testing.assert_close(output.logits, head.final(pooled))
+
+
+@pytest.mark.parametrize("pool", ["all", "active"])
+def test_a_mask_that_is_closed_everywhere_shows_the_classifier_nothing(pool: str, pyramid: FeaturePyramid) -> None:
+    config = AIMConfig(stop_stage=3, width=8, mask_width=4, initial_logit=-50, pool=pool)  # type: ignore[arg-type]
+    head = AIMHead(pyramid, 5, config, standardize=False).eval()
+    output = head(features_of(pyramid, (16, 8, 4, 2)))
+    assert output.masks["stage3"].sum() == 0
+    torch.testing.assert_close(output.logits, head.classifiers["stage3"].bias.expand(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("predict_from", "expected"),
+    [("finest", lambda s: s["fused"]), ("coarsest", lambda s: s["stage3"]), ("mean", lambda s: sum(s.values()) / 3)],
+)
+def test_where_the_prediction_comes_from(predict_from: str, expected: object, pyramid: FeaturePyramid) -> None:
+    config = AIMConfig(stop_stage=2, width=8, mask_width=4, predict_from=predict_from)  # type: ignore[arg-type]
+    output = AIMHead(pyramid, 5, config, standardize=False).eval()(features_of(pyramid, (16, 8, 4, 2)))
+    assert list(output.stage_logits) == ["stage3", "stage2", "fused"]
+    torch.testing.assert_close(output.logits, expected(output.stage_logits))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("stop_stage", "low", "high"), [(2, 2.5e6, 2.9e6), (1, 3.5e6, 3.9e6)])
+def test_parameters_added_to_convnext_tiny_are_the_papers(stop_stage: int, low: float, high: float) -> None:
+    head = AIMHead(create_pyramid("convnext_tiny"), 200, AIMConfig(stop_stage=stop_stage), standardize=False)
+    assert low < sum(parameter.numel() for parameter in head.parameters()) < high
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_masks_start_open(standardize: bool, pyramid: FeaturePyramid) -> None:
+    torch.manual_seed(0)
+    head = AIMHead(pyramid, 5, AIMConfig(stop_stage=0), standardize=standardize)
+    features = features_of(pyramid, (16, 8, 4, 2))
+    shares = [mask.mean().item() for mask in head.train()(features).masks.values()]
+    assert len(shares) == 4
+    assert min(shares) > 0.8  # sigmoid(3) = 0.95, sampled
+    assert all(mask.min() == 1 for mask in head.eval()(features).masks.values())
+
+
+def test_evaluation_has_no_noise_and_training_has(pyramid: FeaturePyramid) -> None:
+    features = features_of(pyramid, (16, 8, 4, 2))
+    head = half_open(AIMHead(pyramid, 5, AIMConfig(width=8, mask_width=4), standardize=False), features)
+    first, second = head(features), head(features)
+    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first.masks["stage3"], first.mask_probabilities["stage3"] > 0.5)
+    head.train()
+    draws = [head(features).masks["stage3"] for _ in range(8)]
+    assert any(not torch.equal(a, b) for a, b in itertools.pairwise(draws))
+
+
+def test_every_parameter_of_the_head_learns(pyramid: FeaturePyramid) -> None:
+    head = AIMHead(pyramid, 5, AIMConfig(stop_stage=1, guided=True, width=8, mask_width=4), standardize=True)
+    output = head.train()(features_of(pyramid, (16, 8, 4, 2)))
+    aim_loss(output, torch.tensor([0, 1, 2]), AIMConfig(anneal=False), epoch(0, 4))["loss"].backward()
+    assert [name for name, parameter in head.named_parameters() if parameter.grad is None] == []
+
+
+def test_guide_informs_the_finer_mask_only_where_asked(pyramid: FeaturePyramid) -> None:
+    """A change of S3 alone moves the finer stage's mask logits if, and only if, the masks are guided."""
+    features = features_of(pyramid, (16, 8, 4, 2))
+    changed = [*features[:3], features[3] + 1]
+    for guided in (False, True):
+        torch.manual_seed(0)
+        config = AIMConfig(stop_stage=2, guided=guided, width=8, mask_width=4)
+        head = half_open(AIMHead(pyramid, 5, config, standardize=False), features)
+        before, after = (head(f).mask_probabilities["stage2"] for f in (features, changed))
+        assert torch.equal(before, after) is not guided
+
+
+def test_a_finer_mask_does_not_reshape_its_guide(pyramid: FeaturePyramid) -> None:
+    features = features_of(pyramid, (16, 8, 4, 2))
+    config = AIMConfig(stop_stage=2, guided=True, width=8, mask_width=4)
+    head = half_open(AIMHead(pyramid, 5, config, standardize=False), features)
+    head(features).mask_probabilities["stage2"].sum().backward()
+    assert head.topdown["stage2"].mask.logit.weight.grad is not None
+    assert head.topdown["stage3"].lateral.weight.grad is None
+
+
+def test_control_has_no_masks_and_no_mask_parameters(pyramid: FeaturePyramid) -> None:
+    head = AIMHead(pyramid, 5, TopDownConfig(stop_stage=2, width=8), standardize=False)
+    output = head(features_of(pyramid, (16, 8, 4, 2)))
+    assert output.masks == {}
+    assert not any("mask" in name for name, _ in head.named_parameters())
+    assert "loss" in aim_loss(output, torch.tensor([0, 1, 2]), TopDownConfig(), epoch(0, 4))
+    assert get_method("topdown")(TopDownConfig()).explain(output) is None
+
+
+def test_area_term_alone_drives_the_share_to_its_target(pyramid: FeaturePyramid) -> None:
+    torch.manual_seed(0)
+    head = AIMHead(pyramid, 2, AIMConfig(width=8, mask_width=8), standardize=True).train()
+    features = features_of(pyramid, (32, 16, 8, 4), samples=16)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    for _ in range(80):
+        optimiser.zero_grad()
+        area_loss(head(features).masks, 0.3, "batch").backward()
+        optimiser.step()
+    shares = [head(features).masks["stage3"].mean().item() for _ in range(20)]
+    assert sum(shares) / len(shares) == pytest.approx(0.3, abs=0.05)
+
+
+def test_mask_finds_the_position_that_tells_the_class(pyramid: FeaturePyramid) -> None:
+    """One position of sixteen tells the class, the others are noise; a quarter may stay open."""
+    torch.manual_seed(0)
+    config = AIMConfig(width=16, mask_width=8, active_area=0.25)
+    head = AIMHead(pyramid, 2, config, standardize=False).train()
+    optimiser = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    sample = torch.arange(64)
+    label = sample % 2
+
+    def scene() -> tuple[list[Tensor], Tensor]:
+        feature = torch.randn(64, pyramid.channels[3], 16)
+        place = torch.randint(16, (64,))
+        feature[sample, 0, place] = 4.0  # an object stands here
+        feature[sample, 1, place] = 4.0 * (2 * label - 1)  # and tells the class
+        return [*[torch.empty(0)] * 3, feature.reshape(64, -1, 4, 4)], place
+
+    steps = 300
+    for step in range(steps):
+        features, _ = scene()
+        optimiser.zero_grad()
+        aim_loss(head(features), label, config, Progress(step // 20, steps // 20, step, steps))["loss"].backward()
+        optimiser.step()
+    features, place = scene()
+    mask = head.eval()(features).masks["stage3"].flatten(1)
+    assert mask.mean() < 0.35
+    assert mask[sample, place].mean() > 0.9
+
+
+def test_explanation_is_the_mean_of_the_masks_at_the_finest_resolution() -> None:
+    coarse = torch.tensor([[1.0, 0], [0, 0]]).reshape(1, 1, 2, 2)
+    fine = torch.zeros(1, 1, 4, 4)
+    fine[..., 0, 3] = 1
+    output = Output(torch.zeros(1, 2), masks={"stage3": coarse, "stage2": fine})
+    expected = torch.zeros(1, 4, 4)
+    expected[0, :2, :2] = 0.5
+    expected[0, 0, 3] = 0.5
+    explanation = AIM(AIMConfig()).explain(output)
+    assert explanation is not None
+    torch.testing.assert_close(explanation, expected)
+
+
+def test_presets_are_the_papers_names() -> None:
+    config = AIM.configure({}, preset="2-25")
+    assert (config.stop_stage, config.active_area, config.anneal) == (2, 0.25, True)  # type: ignore[attr-defined]
+    flat = AIM.configure({}, preset="1-35-flat")
+    assert (flat.stop_stage, flat.active_area, flat.anneal) == (1, 0.35, False)  # type: ignore[attr-defined]
+    assert all(AIM.configure({}, preset=name) for name in PRESETS)

@@ -1,0 +1,124 @@
+"""What every registered method must keep, whatever it does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aimbench.data.batch import Batch
+from aimbench.results.store import Store, parquet_name
+from aimbench.results.validate import check_record
+from aimbench.train.api import Progress
+from aimbench.train.loop import Trainer
+from aimbench.train.registry import get_method, list_methods
+
+METHODS = [entry.name for entry in list_methods()]
+TRAINED = ["head", "all"]
+OWN_HEAD = "pyramid.network.head."
+"""A network's own norm before its classifier: heads that pool the maps themselves leave it out."""
+
+
+@pytest.mark.parametrize("train", TRAINED)
+@pytest.mark.parametrize("method", METHODS)
+def test_two_epochs_give_a_valid_record(
+    method: str, train: str, experiment: Callable[..., Any], tmp_path: Path
+) -> None:
+    trial = experiment(method, training={"train": train})
+    result = trial.run()
+    store = Store(tmp_path / "results")
+    files = {parquet_name(trial.id, name): content for name, content in result.files.items()}
+    path = store.write(result.record, files)
+    assert check_record(store, path) == []
+    record = store.read(path)
+    assert record.id == trial.id == record.definition.id
+    assert record.method.regime["train"] == get_method(method).regime.train
+    assert set(record.metrics) == {"val", "test"}
+    assert {"gradcam", "input_x_gradient", "uniform"} <= set(record.metrics["test"].epg)
+    assert record.cost.trainable_parameters > 0
+    assert [(entry["phase"], entry["epoch"]) for entry in record.phases]
+
+
+@pytest.mark.parametrize("train", ["head", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_decides_everything(method: str, train: str, experiment: Callable[..., Any], tmp_path: Path) -> None:
+    one, again = (
+        experiment(method, runs_root=tmp_path / name, training={"train": train, "augment": train == "all"}).run()
+        for name in ("one", "again")
+    )
+    assert one.files["epochs"] == again.files["epochs"]
+    assert one.files["predictions"] == again.files["predictions"]
+    assert one.record.metrics == again.record.metrics
+
+
+@pytest.mark.parametrize("train", TRAINED)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trained_parameter_gets_a_gradient(
+    method: str, train: str, experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = experiment(method, training={"train": train, "epochs": 1})
+    without: set[str] = set()
+    steps = 0
+    step = Trainer._step
+
+    def noting(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+        nonlocal without, steps
+        values = step(trainer, *args, **kwargs)
+        trained = [(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad]
+        missing = {n for n, p in trained if p.grad is None and not n.startswith(OWN_HEAD)}
+        without = missing if steps == 0 else without & missing
+        steps += 1
+        return values
+
+    monkeypatch.setattr(Trainer, "_step", noting)
+    trial.trainer().fit()
+    assert steps
+    assert without == set(), "no loss reaches these parameters"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_reads_only_what_the_regime_declares(
+    method: str, experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine hands out what the regime opens; the loss must ask for nothing else."""
+    asked: set[str] = set()
+    for name in ("group", "mask"):
+        original = getattr(Batch, name).fget
+
+        def reading(batch: Batch, name: str = name, original: Any = original) -> Any:
+            asked.add(name)
+            return original(batch)
+
+        monkeypatch.setattr(Batch, name, property(reading))
+    trial = experiment(method, training={"epochs": 1}, epg_samples=0)
+    trial.trainer().fit()
+    assert asked <= get_method(method).regime.fields
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_are_documented_and_their_defaults_valid(method: str) -> None:
+    cls = get_method(method)
+    config = cls.configure({})
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
+    undocumented = [name for name, field in cls.Config.model_fields.items() if not field.description]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_own_map_lies_between_0_and_1(method: str, experiment: Callable[..., Any]) -> None:
+    trainer = experiment(method).trainer()
+    batch = next(iter(trainer.data.photographs("val", 4, region=True).epoch(torch.arange(4).numpy(), seed=0)))
+    trainer.model.eval()
+    with torch.no_grad():
+        output = trainer.model.predict(trainer.model.features(batch.image), batch.mask)
+        loss = trainer.method.loss(trainer.model, batch, Progress(0, 1, 0, 1))
+    own = trainer.method.explain(output)
+    assert output.logits.shape == (4, len(trainer.data.dataset.manifest.classes))
+    value = loss if isinstance(loss, torch.Tensor) else loss["loss"]
+    assert value.dim() == 0
+    assert torch.isfinite(value)
+    if own is not None:
+        assert own.dim() == 3
+        assert len(own) == 4
+        assert 0 <= float(own.min()) <= float(own.max()) <= 1

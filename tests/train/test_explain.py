@@ -1,0 +1,88 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aimbench.errors import ConfigError
+from aimbench.train.explain import choose_positions, draw_run, explain_samples, open_run
+
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photographs") / "mine.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def trained(experiment: Callable[..., Any], method: str, **changes: Any) -> Any:
+    trial = experiment(method, training={"epochs": 1}, **changes)
+    trial.trainer().fit()
+    return trial
+
+
+@pytest.mark.parametrize("method", ["erm", pytest.param("aim", marks=SLOW), pytest.param("oracle_mask", marks=SLOW)])
+def test_a_run_and_a_photograph_are_drawn(
+    method: str, experiment: Callable[..., Any], mini_root: Path, tmp_path: Path, photograph: Path
+) -> None:
+    trial = trained(experiment, method)
+    options: dict[str, Any] = {"data_root": mini_root, "runs_root": tmp_path / "runs", "cards": None}
+    options |= {"split": "test", "per_group": 1, "max_groups": 2}
+    for images in ([], [photograph]):
+        out = tmp_path / f"{len(images)}.png"
+        draw_run(trial.id, images=images, out=out, **options)
+        with Image.open(out) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > picture.height / 3
+
+
+def test_maps_lie_between_0_and_1_at_the_images_size(
+    experiment: Callable[..., Any], mini_root: Path, tmp_path: Path
+) -> None:
+    trial = trained(experiment, "aim")
+    opened, trainer = open_run(trial.id[:10], data_root=mini_root, runs_root=tmp_path / "runs")
+    assert opened.id == trial.id
+    (row,) = explain_samples(opened, trainer, "test", [3])
+    index = opened.dataset.split("test")
+    assert row.title.splitlines()[1] == index.keys[3][:26]
+    assert row.image.shape == (64, 64, 3)
+    assert set(row.maps) == {"gradcam", "input_x_gradient", "mask"} == set(row.epg)
+    for values in row.maps.values():
+        assert values.shape == (64, 64)
+        assert 0 <= values.min() <= values.max() <= 1
+    assert row.region is not None
+    assert set(np.unique(row.region)) == {0, 1}
+
+
+def test_positions_are_of_each_group_and_always_the_same() -> None:
+    group = np.array([2, 0, 0, 2, 0, 5, 0])
+    chosen = choose_positions(group, per_group=2, max_groups=3)
+    assert chosen == choose_positions(group, per_group=2, max_groups=3)
+    assert [int(group[i]) for i in chosen] == [0, 0, 2, 2, 5]
+    assert [int(group[i]) for i in choose_positions(group, per_group=1, max_groups=2)] == [0, 2]
+
+
+def test_errors_name_what_is_missing(
+    experiment: Callable[..., Any], mini_root: Path, tmp_path: Path, photograph: Path
+) -> None:
+    one, other = trained(experiment, "erm"), trained(experiment, "erm", seed=1)
+    roots: dict[str, Path] = {"data_root": mini_root, "runs_root": tmp_path / "runs"}
+    with pytest.raises(ConfigError, match=r"no run 'erm-zzz' under .*runs"):
+        open_run("erm-zzz", **roots)
+    with pytest.raises(ConfigError, match="2 runs start with 'erm'") as caught:
+        open_run("erm", **roots)
+    assert one.id in str(caught.value)
+    assert other.id in str(caught.value)
+    with pytest.raises(ConfigError, match="no run"):
+        open_run("../" + one.id, **roots)
+    options: dict[str, Any] = {"cards": None, "split": "test", "per_group": 1, "max_groups": 1, "out": tmp_path / "o"}
+    with pytest.raises(ConfigError, match=r"absent\.jpg does not exist"):
+        draw_run(one.id, images=[tmp_path / "absent.jpg"], **roots, **options)
+    text = tmp_path / "text.jpg"
+    text.write_text("not a photograph")
+    with pytest.raises(Exception, match=r"text\.jpg"):
+        draw_run(one.id, images=[text], **roots, **options)

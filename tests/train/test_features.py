@@ -1,0 +1,107 @@
+"""Features of a frozen backbone, computed once, stand for the images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aimbench.data.transforms import TransformConfig
+from aimbench.models.backbones import create_pyramid
+from aimbench.train.features import FeatureCache
+
+TRANSFORM = TransformConfig(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("method", ["erm", "aim", "oracle_mask"])
+def test_features_give_what_images_give(method: str, experiment: Callable[..., Any]) -> None:
+    trainer = experiment(method).trainer()
+    source = trainer.data.evaluation("val")
+    positions = np.array([5, 40, 7])
+    (cached,) = source.epoch(positions, seed=0)
+    assert not cached.has_image
+    region = "mask" in trainer.method.regime.fields
+    (images,) = trainer.data.photographs("val", 3, region=region).epoch(positions, seed=0)
+    model = trainer.model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(cached).logits, model(images).logits, rtol=1e-4, atol=1e-4)
+    assert cached.keys == images.keys
+    assert torch.equal(cached.label, images.label)
+
+
+@pytest.mark.parametrize("backbone", ["test_vit.r160_in1k", "test_resnet.r160_in1k"])
+def test_a_backbone_of_another_kind(backbone: str, experiment: Callable[..., Any]) -> None:
+    trainer = experiment("erm", backbone=backbone, training={"image_size": 160}).trainer()
+    positions = np.arange(4)
+    (cached,) = trainer.data.evaluation("val").epoch(positions, seed=0)
+    (images,) = trainer.data.photographs("val", 4, region=False).epoch(positions, seed=0)
+    model = trainer.model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(cached).logits, model(images).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_only_what_a_head_reads_is_kept(experiment: Callable[..., Any], mini_root: Path) -> None:
+    before = set((mini_root / "features").rglob("*.npy"))
+    trainer = experiment("erm", seed=77).trainer()
+    trainer.data.evaluation("val")
+    assert {path.name for path in set((mini_root / "features").rglob("*.npy")) - before} == {"val.S3.npy"}
+
+
+def test_the_cache_is_found_again_and_its_key_tells_apart(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pyramid = create_pyramid("test_convnext.r160_in1k")
+    other = create_pyramid("test_convnext.r160_in1k")
+
+    def folder(fingerprint: str = "f", backbone: Any = pyramid, transform: TransformConfig = TRANSFORM) -> Path:
+        return FeatureCache(tmp_path, fingerprint, backbone, transform).folder
+
+    assert folder() == folder()
+    larger = TransformConfig(96, TRANSFORM.mean, TRANSFORM.std)
+    shifted = TransformConfig(64, (0.4, 0.5, 0.5), TRANSFORM.std)
+    different = [folder("g"), folder(backbone=other), folder(transform=larger), folder(transform=shifted)]
+    assert len({folder(), *different}) == 5
+
+
+def test_random_backbones_of_two_seeds_share_no_features(experiment: Callable[..., Any]) -> None:
+    one, other, again = (experiment(seed=seed).trainer() for seed in (0, 1, 0))
+    positions = np.arange(3)
+    batches = [next(iter(t.data.evaluation("val").epoch(positions, seed=0))) for t in (one, other, again)]
+    first, second, third = (batch.features[3] for batch in batches)
+    assert not torch.allclose(first, second)
+    assert torch.equal(first, third)
+
+
+def test_a_stopped_computation_is_not_taken_for_a_whole_one(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class _StoppedError(Exception):
+        pass
+
+    trainer = experiment(seed=78).trainer()
+
+    def stop(self: object, image: object) -> None:
+        raise _StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(trainer.model.pyramid), "forward", stop)
+        with pytest.raises(_StoppedError):
+            trainer.data.evaluation("val")
+    assert trainer.data._features.missing("val", (3,), region=False) == ["S3"]
+    assert len(next(trainer.data.evaluation("val").epoch(np.arange(48), seed=0)).features[3]) == 48
+
+
+def test_augmentation_needs_images(experiment: Callable[..., Any]) -> None:
+    trainer = experiment(training={"augment": True}).trainer()
+    batch = next(iter(trainer.data.training().epoch(np.arange(4), seed=0)))
+    assert batch.has_image
+    assert batch.features is None
+
+
+def test_computing_features_or_finding_them_changes_nothing(experiment: Callable[..., Any], tmp_path: Path) -> None:
+    computed, found = (
+        experiment("aim", seed=79, runs_root=tmp_path / name, training={"epochs": 1}).run() for name in ("one", "two")
+    )
+    assert computed.files["epochs"] == found.files["epochs"]
+    assert computed.record.phases == found.record.phases

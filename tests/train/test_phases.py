@@ -1,0 +1,194 @@
+"""Phases, regimes and selection, with methods made up for the purpose."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from aimbench.errors import ConfigError, RegimeError
+from aimbench.train import checkpoint, registry
+from aimbench.train.api import Batch, Classifier, Loss, Method, Phase, Progress, Regime, Run, register_method
+
+Define = Callable[..., type[Method]]
+
+
+@pytest.fixture
+def define(monkeypatch: pytest.MonkeyPatch) -> Define:
+    """Registers a method for one test."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+
+    def register(cls: type[Method], train: str = "class") -> type[Method]:
+        return register_method("made_up", regime=Regime(train=train), source="a test")(cls)  # type: ignore[arg-type]
+
+    return register
+
+
+class Recording(Method):
+    """ERM that notes what it is handed."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.seen: list[tuple[Progress, list[int]]] = []
+        self.heads: list[torch.Tensor] = []
+
+    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+        if progress.step == 0:
+            self.heads.append(model.head.classifier.weight.detach().clone())  # type: ignore[union-attr,operator]
+        self.seen.append((progress, batch.index.tolist()))
+        return F.cross_entropy(model(batch).logits, batch.label)
+
+    def positions(self, epoch: int) -> list[int]:
+        return [i for progress, batch in self.seen if progress.epoch == epoch for i in batch]
+
+
+@pytest.mark.parametrize("train", ["head", "all"])
+@pytest.mark.parametrize(("field", "regime"), [("group", "groups"), ("mask", "masks")])
+def test_a_method_gets_what_its_regime_declares_and_nothing_else(
+    define: Define, experiment: Callable[..., Any], field: str, regime: str, train: str
+) -> None:
+    class Reader(Recording):
+        def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+            read.append(getattr(batch, field))
+            return super().loss(model, batch, progress)
+
+    read: list[torch.Tensor] = []
+    define(Reader, train="class")
+    with pytest.raises(RegimeError, match=rf"batch\.{field} .*does not include {regime}"):
+        experiment("made_up", training={"epochs": 1, "train": train}).trainer().fit()
+    define(Reader, train=regime)
+    experiment("made_up", training={"epochs": 1, "train": train}).trainer().fit()
+    assert len(read) == 6
+
+
+def test_the_groups_that_a_method_reads_are_those_of_the_split(define: Define, experiment: Callable[..., Any]) -> None:
+    class Reader(Recording):
+        def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+            pairs.extend(zip(batch.index.tolist(), batch.group.tolist(), batch.label.tolist(), strict=True))
+            return super().loss(model, batch, progress)
+
+    pairs: list[tuple[int, int, int]] = []
+    define(Reader, train="groups")
+    trial = experiment("made_up", training={"epochs": 1})
+    trial.trainer().fit()
+    index = trial.dataset.split("train")
+    assert sorted(pairs) == [(i, int(index.group[i]), int(index.label[i])) for i in range(len(index))]
+
+
+def test_run_opens_groups_and_splits_by_the_regime_alone(define: Define, experiment: Callable[..., Any]) -> None:
+    class Curious(Recording):
+        def phases(self, run: Run) -> Iterator[Phase]:
+            with pytest.raises(RegimeError, match="does not train on groups"):
+                _ = run.groups
+            with pytest.raises(RegimeError, match="may predict train or val in its phases, not 'test'"):
+                run.predict("test")
+            yield Phase(epochs=1)
+            assert len(run.predict("val").label) == 48
+            with pytest.raises(RegimeError, match="not 'test'"):
+                run.predict("test")
+
+    define(Curious)
+    trial = experiment("made_up")
+    trial.trainer().fit()
+    assert len(list((trial.folder / "artifacts").iterdir())) == 1
+
+
+def test_weights_subset_start_and_kept_predictions(define: Define, experiment: Callable[..., Any]) -> None:
+    subset = np.array([3, 3, 5, 8, 13, 21])
+    artifacts: list[np.ndarray] = []
+
+    class TwoPhases(Recording):
+        def phases(self, run: Run) -> Iterator[Phase]:
+            yield Phase("one", epochs=2, subset=subset)
+            artifacts.append(run.predict("train").prediction)
+            weights = np.zeros(len(run.labels))
+            weights[[2, 4]] = 1
+            yield Phase("two", epochs=1, start="pretrained", weights=weights, settings={"batch_size": 16})
+            yield Phase("three", epochs=1, subset=subset)
+
+    define(TwoPhases)
+    trial = experiment("made_up")
+    trainer = trial.trainer()
+    trainer.fit()
+    method = trial.method
+
+    one = [(p, b) for p, b in method.seen if p.epochs == 2]
+    assert [sorted(batch) for _, batch in one] == [sorted(subset)] * 2  # repeated positions are repeated samples
+    size = len(trial.dataset.split("train"))
+    two = [b for p, b in method.seen if p.epochs == 1 and p.steps > 1]
+    assert sum(map(len, two)) == size  # as many draws as the split has samples ...
+    assert {i for batch in two for i in batch} == {2, 4}  # ... of those with any weight
+
+    fresh, restarted, current = method.heads
+    assert torch.equal(fresh, restarted)  # 'pretrained' builds the head anew, from the same seed
+    assert not torch.equal(current, fresh)  # 'current' goes on
+    (kept,) = (trial.folder / "artifacts").iterdir()
+    assert kept.name == "one-train.npz"
+    with np.load(kept) as arrays:
+        np.testing.assert_array_equal(arrays["prediction"], artifacts[0])
+    assert [(s.phase, s.epoch) for s in trainer.scores()] == [("one", 0), ("one", 1), ("two", 0), ("three", 0)]
+    assert checkpoint.load(trainer.selected_file)["phase"] == "three"
+
+
+def test_phases_of_one_name_are_refused(define: Define, experiment: Callable[..., Any]) -> None:
+    class Twins(Recording):
+        def phases(self, run: Run) -> Iterator[Phase]:
+            yield Phase("same", epochs=1)
+            yield Phase("same", epochs=1)
+
+    define(Twins)
+    with pytest.raises(ConfigError, match="two phases called 'same'; rename one"):
+        experiment("made_up").trainer().fit()
+
+
+def test_a_loss_that_is_not_finite_is_an_error(define: Define, experiment: Callable[..., Any]) -> None:
+    class Diverging(Recording):
+        def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+            return super().loss(model, batch, progress) / (0.0 if progress.step == 3 else 1.0)  # type: ignore[operator]
+
+    define(Diverging)
+    with pytest.raises(ConfigError, match="loss of method 'made_up' became inf in epoch 1; lower --lr"):
+        experiment("made_up").trainer().fit()
+
+
+@pytest.mark.parametrize("selector", ["last", "val_accuracy", "val_worst_group_accuracy"])
+def test_the_checkpoint_is_that_of_the_selectors_epoch(
+    define: Define, experiment: Callable[..., Any], selector: str
+) -> None:
+    define(Recording)
+    trial = experiment("made_up", selector=selector, training={"epochs": 6, "lr": 0.05})
+    trainer = trial.trainer()
+    result = trial.run()
+    scores = trainer.scores()
+    if selector == "last":
+        expected = 5
+    else:
+        values = [s.val[selector.removeprefix("val_")] for s in scores]
+        expected = values.index(max(values))
+    chosen = checkpoint.load(trainer.selected_file)
+    assert (chosen["phase"], chosen["epoch"]) == ("train", expected)
+    assert result.record.selected == {"phase": "train", "epoch": expected}
+    # The reported numbers are those of that epoch, computed from its file.
+    assert result.record.metrics["test"].accuracy.value == pytest.approx(scores[expected].test["accuracy"])
+    assert result.record.selectors[selector].epoch == expected
+
+
+def test_epochs_before_candidates_from_cannot_be_selected(define: Define, experiment: Callable[..., Any]) -> None:
+    class Late(Recording):
+        def phases(self, run: Run) -> Iterator[Phase]:
+            yield Phase(candidates_from=first)
+
+        def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+            return super().loss(model, batch, progress) * (0.0 if progress.epoch else 1.0)  # type: ignore[operator]
+
+    first = 2
+    define(Late)
+    # Nothing is learnt after epoch 0, so all epochs tie and an unrestricted selector would take epoch 0.
+    training = {"epochs": 4, "weight_decay": 0.0, "optimizer": "sgd"}
+    trial = experiment("made_up", selector="val_accuracy", training=training)
+    assert trial.run().record.selected["epoch"] >= 2
+    first = 99  # the last epoch is always a candidate
+    trial = experiment("made_up", seed=1, selector="val_accuracy", training=training)
+    assert trial.run().record.selected["epoch"] == 3

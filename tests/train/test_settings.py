@@ -1,0 +1,83 @@
+"""Settings that a user gets wrong: one line that names the setting and the mend."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aimbench.errors import ConfigError
+from aimbench.train.registry import get_method
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"epoch": 3}}, "unknown training setting 'epoch': did you mean 'epochs'"),
+        ({"training": {"epochs": 0}}, "training setting 'epochs' is 0: .*greater than or equal to 1"),
+        ({"training": {"optimizer": "adam"}}, "training setting 'optimizer' is 'adam': .*'adamw' or 'sgd'"),
+        ({"training": {"image_size": 8}}, "training setting 'image_size' is 8"),
+        ({"method": "aimm"}, "unknown method 'aimm': did you mean 'aim'"),
+        ({"method": "aim", "settings": {"active_are": 0.2}}, "no setting 'active_are': did you mean 'active_area'"),
+        ({"method": "aim", "settings": {"active_area": 2}}, "setting 'active_area' of method 'aim' is 2"),
+        ({"method": "aim", "preset": "2-26"}, "no preset '2-26': did you mean '2-25'"),
+        ({"backbone": "convnext_atom"}, "unknown backbone 'convnext_atom': did you mean 'convnext_atto"),
+        ({"dataset": "waterbird@mini"}, "unknown dataset 'waterbird'; did you mean 'waterbirds'"),
+        ({"dataset": "waterbirds@min"}, "mini"),
+        ({"selector": "val_acuracy"}, "unknown selector 'val_acuracy': did you mean .*'val_accuracy'"),
+        ({"selector": "oracle_test_worst_group_accuracy"}, "reads the test set and can never be a headline"),
+    ],
+)
+def test_a_wrong_word_is_named(experiment: Callable[..., Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Exception, match=message) as caught:
+        experiment(**changes)
+    assert type(caught.value).__name__ in {"ConfigError", "CardError"}
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_user_gives_wins_over_a_preset() -> None:
+    config = get_method("aim").configure({"active_area": 0.5}, preset="1-25-flat")
+    assert (config.stop_stage, config.active_area, config.anneal) == (1, 0.5, False)  # type: ignore[attr-defined]
+
+
+def test_what_the_user_gives_wins_over_the_methods_defaults(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(get_method("erm"), "training_defaults", {"lr": 0.5, "batch_size": 7})
+    config = experiment("erm").config
+    assert (config.lr, config.batch_size) == (0.5, 32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"training": {"lr": 0.2}},
+        {"method": "aim"},
+        {"backbone": "test_resnet.r160_in1k"},
+        {"dataset": "travelingbirds@mini"},
+        {"selector": "last"},
+        {"epg_samples": 9},
+        {"settings": {"standardize": False}},
+    ],
+)
+def test_whatever_decides_the_outcome_is_in_the_id(experiment: Callable[..., Any], change: dict[str, Any]) -> None:
+    assert experiment().id == experiment().id
+    assert experiment(**change).id != experiment().id
+
+
+def test_what_does_not_decide_the_outcome_is_not_in_the_id(experiment: Callable[..., Any]) -> None:
+    assert experiment(workers=1, cache_gb=0.0).id == experiment().id
+
+
+def test_a_selector_that_reads_groups_is_in_the_records_regime(experiment: Callable[..., Any]) -> None:
+    assert experiment().definition.method.regime["select"] == "class"
+    assert experiment(selector="val_worst_group_accuracy").definition.method.regime["select"] == "val_groups"
+
+
+def test_presets_are_valid_settings() -> None:
+    aim = get_method("aim")
+    assert aim.presets
+    for name in aim.presets:
+        aim.configure({}, preset=name)
+    with pytest.raises(ConfigError):
+        aim.configure({}, preset="none of these")
