@@ -82,7 +82,7 @@ def export_image_folder(dataset: ShardDataset, out: Path, progress: Progress | N
     """Writes ``<split>/<class>/<key>.jpg``, masks under ``masks/`` alike, and ``<split>/metadata.csv``.
 
     ``torchvision.datasets.ImageFolder`` and Hugging Face's ``imagefolder``
-    read it, and so does a card with the layout ``csv``.
+    read the folder of a split.
 
     Args:
         dataset: An open dataset.

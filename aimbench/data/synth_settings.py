@@ -63,11 +63,11 @@ TREE_TRAIN, TREE_TEST = 24, 12
 TREE_SIZE = (160, 140)
 """Width and height of an image of a tree, in pixels; one side varies by up to a tenth."""
 
-TREE_SCALE = (0.5, 0.8)
+TREE_SCALE = (0.35, 0.6)
 """Range of an object's length as a share of the image's width, where the card states none."""
 
-TREE_NOISE = 6.0
+TREE_NOISE = 10.0
 """Standard deviation of the noise on an object, in grey levels."""
 
-TREE_HUE_JITTER = 0.03
+TREE_HUE_JITTER = 0.05
 """Standard deviation of an object's hue about its class' hue, in turns."""
