@@ -50,7 +50,7 @@ def run(
     rerun: Annotated[bool, typer.Option("--rerun", help="Run again although the record exists.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[
-        int | None, typer.Option(help="Processes that decode images.", show_default="by the cores")
+        int | None, typer.Option(help="Processes that decode images.", show_default="0 on a CPU, else cores - 1")
     ] = None,
     cache_gb: Annotated[float, typer.Option(help="Memory for decoded photographs, GB.")] = 4.0,
     data: DataRoot = None,

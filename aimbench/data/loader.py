@@ -164,7 +164,8 @@ def cpu_split(workers: int | None, *, on_gpu: bool) -> tuple[int, int]:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     if workers is None:
-        workers = max(0, cores - 1) if on_gpu else cores // 2
+        # Beside a network on a CPU, decoding keeps a worker busy for a few per cent of the time: not worth a core.
+        workers = max(0, cores - 1) if on_gpu else 0
     workers = max(0, min(workers, cores - 1))
     return cores - workers, workers
 

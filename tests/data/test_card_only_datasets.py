@@ -5,13 +5,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+import datasets as hugging_face
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_raw import write_image
 from tiny_tree import write_card
 
-import datasets as hugging_face
 from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.samples import decode_mask

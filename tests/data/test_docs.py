@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
+import datasets as hugging_face
 import pytest
 import yaml
 from PIL import Image
 from tiny_raw import write_image
 
-import datasets as hugging_face
 from aimbench.data.build import build
 from aimbench.data.verify import verify
 

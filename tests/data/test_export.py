@@ -2,13 +2,13 @@ import csv
 import json
 from pathlib import Path
 
+import datasets as hugging_face
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_tree import write_card
 from torchvision.datasets import ImageFolder
 
-import datasets as hugging_face
 from aimbench.data.build import build
 from aimbench.data.croissant import CROISSANT_NAME, croissant
 from aimbench.data.dataset import ShardDataset

@@ -316,8 +316,8 @@ def test_cache_gives_the_same_batches(workers: int, split: SplitIndex) -> None:
 @pytest.mark.parametrize(
     ("cores", "workers", "on_gpu", "expected"),
     [
-        (2, None, False, (1, 1)),
-        (8, None, False, (4, 4)),
+        (2, None, False, (2, 0)),
+        (8, None, False, (8, 0)),
         (8, None, True, (1, 7)),
         (1, None, False, (1, 0)),
         (1, 5, True, (1, 0)),
