@@ -31,6 +31,10 @@ def run(
     image_size: Annotated[
         int | None, typer.Option(help="Side of the network input, pixels.", show_default="224")
     ] = None,
+    loader: Annotated[
+        str | None,
+        typer.Option(help="indexed, or stream: sets too large to seek in.", show_default="indexed"),
+    ] = None,
     augment: Annotated[
         bool | None, typer.Option("--augment/--no-augment", help="Random crop and flip.", show_default="no")
     ] = None,
@@ -84,6 +88,7 @@ def run(
         "optimizer": optimizer,
         "schedule": schedule,
         "image_size": image_size,
+        "loader": loader,
         "augment": augment,
         "precision": precision,
     }

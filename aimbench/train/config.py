@@ -30,6 +30,10 @@ class TrainConfig(BaseModel):
     """Epochs over which the learning rate rises linearly from zero."""
     image_size: int = Field(224, ge=32)
     """Side of the square network input, in pixels."""
+    loader: Literal["indexed", "stream"] = "indexed"
+    """How training images are read: ``indexed`` in any order, or ``stream`` through the shards from front to back
+    with a shuffle buffer, for sets too large to seek in. A stream's order depends on the number of workers, it
+    cannot weight or leave out samples, and it does not use cached features."""
     augment: bool = False
     """Random crop and flip of the training images, as the dataset's card states them."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

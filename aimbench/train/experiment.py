@@ -135,7 +135,8 @@ class Experiment:
     def trainer(self) -> Trainer:
         """The training loop of this experiment, with its model built."""
         fabric = Fabric(accelerator=self.request.accelerator, devices=1, precision=self.config.precision)
-        frozen = self.config.train == "head" and not self.config.augment and not self.method.needs_images
+        pixels = self.config.augment or self.method.needs_images or self.config.loader == "stream"
+        frozen = self.config.train == "head" and not pixels
         on_gpu = fabric.device.type != "cpu"
         threads, workers = cpu_split(self.request.workers, on_gpu=on_gpu)
         if not on_gpu:
@@ -150,6 +151,7 @@ class Experiment:
             frozen=frozen,
             fields=self.method.regime.fields,
             batch_size=self.config.batch_size,
+            stream=self.config.loader == "stream",
             data_root=self.request.data_root,
             workers=workers,
             cache_bytes=int(self.request.cache_gb * 1e9),

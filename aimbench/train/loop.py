@@ -1,7 +1,7 @@
 """The training loop: phases, epochs, steps. Kill it anywhere; it goes on where the last epoch ended."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import Optimizer
 
+from aimbench.data.batch import Batch
 from aimbench.data.loader import epoch_order
+from aimbench.data.stream import StreamSource
 from aimbench.errors import ConfigError
 from aimbench.metrics.groups import headline
 from aimbench.metrics.selectors import EpochScore, select
@@ -188,16 +190,12 @@ class Trainer:
         epoch: int,
         epochs: int,
     ) -> None:
-        source = self.data.training()
-        seed = _seed(self.seed, 2, number, epoch)
-        order = epoch_order(len(source), seed, weights=phase.weights, subset=phase.subset)
-        drop_last = len(order) % config.batch_size == 1  # batch norm cannot train on a single sample
-        steps = len(order) // config.batch_size + (0 if drop_last or len(order) % config.batch_size == 0 else 1)
+        size, steps, batches = self._batches(phase, config, _seed(self.seed, 2, number, epoch))
         started, images = time.perf_counter(), 0
         sums: dict[str, float] = {}
         set_train_mode(self.model)
-        with self.reporter.task(f"{phase.name} {epoch + 1}/{epochs}", len(order)) as task:
-            for step, batch in enumerate(source.epoch(order, seed, drop_last=drop_last), start=epoch * steps):
+        with self.reporter.task(f"{phase.name} {epoch + 1}/{epochs}", size) as task:
+            for step, batch in enumerate(batches, start=epoch * steps):
                 set_learning_rate(optimizer, config, step, epochs * steps, steps)
                 loaded = batch.to(self.fabric.device, channels_last=config.channels_last)
                 values = self._step(model, optimizer, loaded, config, Progress(epoch, epochs, step, epochs * steps))
@@ -210,6 +208,25 @@ class Trainer:
         self.clock.log.append(
             {"phase": phase.name, "epoch": epoch, **{name: total / images for name, total in sums.items()}}
         )
+
+    def _batches(self, phase: Phase, config: TrainConfig, seed: int) -> tuple[int, int, Iterator[Batch]]:
+        """Samples, steps and batches of one training epoch; ``seed`` is the epoch's."""
+        source = self.data.training()
+        if isinstance(source, StreamSource):
+            if phase.weights is not None or phase.subset is not None:
+                raise ConfigError(
+                    f"phase '{phase.name}' of method '{self.method.name}' weights or leaves out samples, which a"
+                    " stream cannot; use --loader indexed"
+                )
+            size = len(source)
+            drop_last = _ends_alone(size, config.batch_size)
+            batches = source.epoch(seed, drop_last=drop_last)
+        else:
+            order = epoch_order(len(source), seed, weights=phase.weights, subset=phase.subset)
+            size = len(order)
+            drop_last = _ends_alone(size, config.batch_size)
+            batches = source.epoch(order, seed, drop_last=drop_last)
+        return size, size // config.batch_size if drop_last else -(-size // config.batch_size), batches
 
     def _step(
         self, model: Any, optimizer: Any, batch: Any, config: TrainConfig, progress: Progress
@@ -279,6 +296,11 @@ class Trainer:
 
     def _phase_file(self, number: int) -> Path:
         return self.folder / f"phase-{number}.pt"
+
+
+def _ends_alone(size: int, batch_size: int) -> bool:
+    """Whether the last batch would hold a single sample, on which batch norm cannot train."""
+    return size % batch_size == 1
 
 
 def _seed(*parts: int) -> int:

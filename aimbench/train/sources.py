@@ -12,6 +12,7 @@ from aimbench.data.batch import Batch
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import ImageDataset, ImageSource
 from aimbench.data.memory import DecodedCache
+from aimbench.data.stream import StreamSource
 from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import FeaturePyramid
 from aimbench.train.features import FeatureCache, FeatureSource
@@ -38,6 +39,7 @@ class RunData:
         entries: pyramid entries that the head reads.
         frozen: features may be computed once and reused.
         fields: batch entries that the method's regime opens.
+        stream: training images are read through the shards from front to back.
         data_root: holds the feature cache.
         workers: loader processes.
         cache_bytes: memory that decoded photographs may take; 0 decodes anew each epoch.
@@ -53,6 +55,7 @@ class RunData:
         frozen: bool,
         fields: frozenset[str],
         batch_size: int,
+        stream: bool,
         data_root: Path,
         workers: int,
         cache_bytes: int,
@@ -66,6 +69,7 @@ class RunData:
         self._entries = entries
         self._fields = fields
         self._batch_size = batch_size
+        self._stream = stream
         self._workers = workers
         self._cache_bytes = cache_bytes
         self._device = device
@@ -76,8 +80,18 @@ class RunData:
             data_root, dataset.manifest.fingerprint, pyramid, transform.without_augmentation()
         )
 
-    def training(self) -> Source:
+    def training(self) -> Source | StreamSource:
         """The training split, with what the regime opens."""
+        if self._stream:
+            return StreamSource(
+                self.dataset.split("train"),
+                self.transform,
+                self._batch_size,
+                mask_threshold=self.dataset.card.ground_truth.mask_threshold,
+                fields=self._fields,
+                workers=self._workers,
+                pin_memory=self._device.type == "cuda",
+            )
         return self._source("train", self.transform, self._batch_size)
 
     def evaluation(self, split: str) -> Source:
