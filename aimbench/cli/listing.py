@@ -5,9 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aimbench.needs import MEANING, GroupCounts, unmet
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from aimbench.cards import Card, Variant
+    from aimbench.method_cards import MethodCard
     from aimbench.train.method import Method
 
 app = typer.Typer(help="List methods, datasets and backbones.", no_args_is_help=True)
@@ -17,14 +21,22 @@ app = typer.Typer(help="List methods, datasets and backbones.", no_args_is_help=
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method: print its settings and presets.")] = None,
 ) -> None:
-    """List methods with the labels that they use, or one method's settings."""
-    from aimbench.train.registry import get_method, list_methods
+    """List methods with the labels that they use, or one method's card and settings."""
+    from aimbench.cards import list_cards, load_card
+    from aimbench.train.registry import get_method, list_methods, method_card
 
     if name is not None:
         _print_method(get_method(name))
+        if (card := method_card(name)) is not None:
+            _print_card(card)
         return
-    rows = [(m.name, _regime(m.regime), m.summary, m.source) for m in list_methods()]
-    _print(("method", "labels used", "summary", "source"), rows)
+    datasets = [load_card(dataset) for dataset in list_cards()]
+    rows = []
+    for method in list_methods():
+        card = method_card(method.name)
+        undefined = ", ".join(_undefined_on(card, datasets)) if card is not None else ""
+        rows.append((method.name, _regime(method.regime), undefined, method.summary, method.source))
+    _print(("method", "labels used", "undefined on", "summary", "source"), rows)
 
 
 @app.command()
@@ -63,6 +75,47 @@ def _print_method(method: "type[Method]") -> None:
     if method.presets:
         typer.echo("")
         _print(("preset (--preset)", "settings"), [(key, _words(values)) for key, values in method.presets.items()])
+
+
+def _print_card(card: "MethodCard") -> None:
+    typer.echo("")
+    typer.echo(f"paper: {card.title}, {card.authors}, {card.venue} {card.year} {card.url}".rstrip())
+    typer.echo(f"equation: {card.equation}")
+    typer.echo(f"labels: {card.regime}")
+    if card.needs:
+        typer.echo(f"needs: {'; '.join(MEANING[need] for need in card.needs)}")
+    if card.degenerates:
+        typer.echo(f"degenerates: {card.degenerates}")
+    typer.echo(f"frozen features: {card.frozen}")
+    typer.echo(f"deviations: {'; '.join(card.deviations)}")
+    typer.echo(f"published numbers: {', '.join(card.reference) or card.reference_note}")
+    if not card.official:
+        typer.echo(f"official settings: {card.official_note}")
+        return
+    typer.echo("")
+    rows = [(setting.name, str(setting.value), setting.origin) for setting in card.official]
+    _print(("official setting (Waterbirds)", "value", "read in"), rows)
+
+
+def _undefined_on(method: "MethodCard", datasets: "Iterable[Card]") -> Iterator[str]:
+    """Datasets, or variants of them, whose official counts leave the method undefined."""
+    for dataset in datasets:
+        lacking = [
+            name
+            for name, variant in dataset.variants.items()
+            if any(unmet(need, _group_counts(dataset, variant)) for need in method.needs)
+        ]
+        if len(lacking) == len(dataset.variants):
+            yield dataset.name
+        else:
+            yield from (f"{dataset.name}@{name}" for name in lacking)
+
+
+def _group_counts(dataset: "Card", variant: "Variant") -> GroupCounts:
+    if dataset.groups == "classes":  # one group a class, and no class is empty
+        return GroupCounts(dataset.num_classes, [""] * dataset.num_classes)
+    train, val = (variant.counts[split].groups if split in variant.counts else None for split in ("train", "val"))
+    return GroupCounts(dataset.num_classes, dataset.groups, train, val)
 
 
 def _type(field: "FieldInfo") -> str:

@@ -3,6 +3,7 @@
 from aimbench.data.batch import Batch
 from aimbench.models.backbones import STAGES, FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output, Standardize
+from aimbench.needs import GroupCounts
 from aimbench.train.method import Loss, Method, MethodConfig, Phase, Progress, Regime
 from aimbench.train.registry import register_method
 from aimbench.train.run import Run
@@ -12,6 +13,7 @@ __all__ = [
     "Batch",
     "Classifier",
     "FeaturePyramid",
+    "GroupCounts",
     "Head",
     "LinearHead",
     "Loss",

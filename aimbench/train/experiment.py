@@ -26,6 +26,7 @@ from aimbench.metrics.selectors import SELECTORS
 from aimbench.models.backbones import create_pyramid
 from aimbench.models.classifier import Classifier
 from aimbench.models.weights import load_weights
+from aimbench.needs import GroupCounts
 from aimbench.record import (
     BackboneInfo,
     Cost,
@@ -96,6 +97,7 @@ class Experiment:
         method_class = get_method(request.method)
         self.method: Method = method_class(method_class.configure(request.settings, request.preset))
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
+        self.method.check(self._group_counts())
         self.config = _train_config({**method_class.training_defaults, **request.training})
         self.selector = request.selector or self.dataset.card.default_selector
         _check_selector(self.selector)
@@ -214,7 +216,7 @@ class Experiment:
                 "transform": json.loads(json.dumps(self.transform.without_augmentation().as_dict())),
                 "num_classes": len(manifest.classes),
                 "groups": manifest.groups,
-                "train_group_counts": self._train_group_counts(),
+                "train_group_counts": self._split_counts("train"),
             },
             seed=self.request.seed,
             selector=self.selector,
@@ -225,8 +227,14 @@ class Experiment:
         regime = self.method.regime.model_dump()
         return {**regime, "select": "val_groups"} if SELECTORS[self.selector].uses_groups else regime
 
-    def _train_group_counts(self) -> list[int]:
-        groups = self.dataset.split("train").group
+    def _group_counts(self) -> GroupCounts:
+        manifest = self.dataset.manifest
+        return GroupCounts(
+            len(manifest.classes), manifest.groups, self._split_counts("train"), self._split_counts("val")
+        )
+
+    def _split_counts(self, split: str) -> list[int]:
+        groups = self.dataset.split(split).group
         return [int(n) for n in np.bincount(groups, minlength=len(self.dataset.manifest.groups))]
 
     def _look(self, trainer: Trainer) -> Looked | None:
@@ -283,7 +291,7 @@ class Experiment:
             group,
             len(manifest.classes),
             manifest.groups,
-            self._train_group_counts(),
+            self._split_counts("train"),
         )
         heads = {}
         for name, prediction in rows.heads.items():

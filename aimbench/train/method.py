@@ -20,6 +20,8 @@ from aimbench.data.batch import Batch
 from aimbench.errors import ConfigError, nearest_names
 from aimbench.models.backbones import FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output
+from aimbench.needs import MEANING, GroupCounts, unmet
+from aimbench.train.registry import method_card
 
 if TYPE_CHECKING:
     from aimbench.train.run import Run
@@ -115,6 +117,23 @@ class Method:
 
     def __init__(self, config: MethodConfig) -> None:
         self.config: Any = config
+
+    def check(self, counts: GroupCounts) -> None:
+        """Says before anything is built or trained that the method is undefined on a dataset.
+
+        This looks at what the method's card needs; a method whose settings decide adds its own.
+
+        Raises:
+            ConfigError: naming what the dataset lacks.
+        """
+        card = method_card(self.name)
+        for need in card.needs if card is not None else ():
+            reason = unmet(need, counts)
+            if reason is not None:
+                raise ConfigError(
+                    f"method '{self.name}' is undefined on this dataset: {reason}, but it needs that {MEANING[need]};"
+                    " choose another method or dataset ('aimbench list methods' shows where each is undefined)"
+                )
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The head on the backbone. ``frozen`` says that the backbone will not be trained."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aimbench.errors import ConfigError, nearest_names
+from aimbench.method_cards import MethodCard, load_method_card
 
 if TYPE_CHECKING:
     from aimbench.train.method import Method, Regime
@@ -41,6 +42,14 @@ class MethodEntry:
     source: str
     summary: str
     regime: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def card_file(self) -> Path:
+        """Where the reproduction card lies: beside the module, named like the method."""
+        spec = find_spec(self.module)
+        assert spec is not None
+        assert spec.origin is not None
+        return Path(spec.origin).parent / f"{self.name}.yaml"
 
 
 def register_method(name: str, *, regime: Regime, source: str) -> Callable[[_M], _M]:
@@ -86,6 +95,16 @@ def check_method(name: str) -> None:
     """
     if name not in _registered and name not in _index():
         raise ConfigError(f"unknown method '{name}': {nearest_names(name, _index())}")
+
+
+def method_card(name: str) -> MethodCard | None:
+    """The reproduction card of the method called ``name``, or None if there is none; imports nothing.
+
+    Raises:
+        CardError: the card is malformed.
+    """
+    entry = _index().get(name)
+    return load_method_card(entry.card_file) if entry is not None and entry.card_file.exists() else None
 
 
 def get_method(name: str) -> type[Method]:

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from aimbench.cli.listing import app
 from aimbench.errors import ConfigError
+from aimbench.train.registry import method_card
 
 
 def run(*words: str) -> list[list[str]]:
@@ -19,8 +20,27 @@ def test_methods_are_listed_with_the_labels_that_they_use(monkeypatch):
     )
     monkeypatch.setattr("aimbench.train.registry.list_methods", lambda: [entry])
     header, line = run("methods")
-    assert header == ["method", "labels used", "summary", "source"]
-    assert line == ["mine", "train=groups, select=none", "Looks [here].", "A paper"]
+    assert header == ["method", "labels used", "undefined on", "summary", "source"]
+    assert line == ["mine", "train=groups, select=none", "", "Looks [here].", "A paper"]
+
+
+@pytest.mark.parametrize(
+    ("need", "undefined"),
+    [
+        ("all_groups_in_train", "waterbirds@100"),
+        ("shared_places", "cub, hardimagenet, imagenet100, imagewoof, travelingbirds, waterbirds@100"),
+    ],
+)
+def test_methods_are_listed_with_the_datasets_that_lack_what_they_need(monkeypatch, need, undefined):
+    card = method_card("erm").model_copy(update={"needs": [need]})
+    monkeypatch.setattr("aimbench.train.registry.method_card", lambda name: card)
+    assert {line[2] for line in run("methods")[1:]} == {undefined}
+
+
+def test_a_methods_card_is_shown_with_its_settings():
+    lines = run("methods", "erm")
+    assert ["frozen features: A linear layer on the pooled features, standardised per channel."] in lines
+    assert ["lr", "0.001", "group_DRO repository (Sagawa et al. 2020), Waterbirds"] in lines
 
 
 def test_datasets_are_listed_from_their_cards(monkeypatch):

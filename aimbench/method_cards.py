@@ -1,0 +1,77 @@
+"""What a method claims to reproduce: the card beside its code, ``<name>.yaml``.
+
+A card says where a method is defined, which equation and official settings it
+stands for, and in what ours deviates. Published numbers are not repeated here:
+``reference`` names rows of ``results/reference/*.csv``.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from aimbench.errors import CardError
+from aimbench.needs import Need
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OfficialSetting(_Strict):
+    """One hyperparameter of the source for Waterbirds."""
+
+    name: _Text
+    value: str | int | float | bool
+    origin: _Text = Field(description="Where it was read: paper and section, or repository and file.")
+
+
+class MethodCard(_Strict):
+    """A method's reproduction card."""
+
+    title: _Text = Field(description="Of the paper that defines the method, or what a control of ours is for.")
+    authors: _Text
+    venue: _Text
+    year: int = Field(ge=1900)
+    url: str = Field(default="", pattern=r"^(https://\S+)?$")
+    bibtex: _Text
+    equation: _Text = Field(description="In plain text, with each symbol named.")
+    official: list[OfficialSetting] = Field(description="Hyperparameters of the source for Waterbirds.")
+    official_note: str = Field(default="", description="Why there is no official setting, where the list is empty.")
+    regime: _Text = Field(description="In words: which labels are read in training and in selection.")
+    needs: list[Need] = Field(default_factory=list, description="The method is undefined on sets without these.")
+    degenerates: str = Field(default="", description="Where it is defined but falls back to a simpler method.")
+    frozen: _Text = Field(description="How it runs on cached features of a frozen backbone, or why not.")
+    deviations: list[_Text] = Field(min_length=1, description="From the source; 'none known' if there are none.")
+    reference: list[_Text] = Field(description="Names of methods in results/reference/*.csv.")
+    reference_note: str = Field(default="", description="Why there is no published number, where the list is empty.")
+
+    @model_validator(mode="after")
+    def _empty_lists_are_explained(self) -> "MethodCard":
+        for name in ("official", "reference"):
+            if not getattr(self, name) and not getattr(self, f"{name}_note"):
+                raise ValueError(f"'{name}' is empty and '{name}_note' does not say why")
+        return self
+
+
+def load_method_card(path: Path) -> MethodCard:
+    """Reads and checks a card.
+
+    Raises:
+        CardError: it is missing or malformed; names the file and the field.
+    """
+    try:
+        return MethodCard.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CardError(
+            f"method card {path} does not exist; write it beside the method (CONTRIBUTING.md names its fields)"
+        ) from None
+    except yaml.YAMLError as error:
+        raise CardError(f"method card {path} is no YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "card"
+        raise CardError(f"method card {path}, field '{field}': {first['msg']}") from error
