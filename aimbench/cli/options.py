@@ -40,3 +40,8 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {pair}: '{value}' is no plain value; quote it") from error
     return settings
+
+
+def parse_names(words: str) -> tuple[str, ...]:
+    """Reads names separated by commas."""
+    return tuple(name for word in words.split(",") if (name := word.strip()))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from aimbench.cli.options import Cards, DataRoot, ResultsRoot, RunsRoot, Settings, parse_settings
+from aimbench.cli.options import Cards, DataRoot, ResultsRoot, RunsRoot, Settings, parse_names, parse_settings
 
 
 def run(
@@ -47,6 +47,14 @@ def run(
     epg_samples: Annotated[
         int | None,
         typer.Option(help="Test images that EPG uses, a fixed subset; 0 leaves EPG out.", show_default="all"),
+    ] = None,
+    attributions: Annotated[
+        str | None,
+        typer.Option(
+            help="Scored by EPG, comma-separated: gradcam, gradcam_plus_plus, input_x_gradient,"
+            " integrated_gradients, smoothgrad, attention_rollout (of a ViT).",
+            show_default="gradcam,input_x_gradient",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start over.")
@@ -109,6 +117,7 @@ def run(
             settings=parse_settings(set_),
             training={name: value for name, value in given.items() if value is not None},
             epg_samples=epg_samples,
+            **({} if attributions is None else {"attributions": parse_names(attributions)}),
             cards=cards,
             workers=workers,
             cache_gb=cache_gb,

@@ -33,21 +33,23 @@ class PyramidClassifier(Protocol[OutputT]):
         ...
 
 
-def gradcam_and_input_gradient(
+def single_pass_attributions(
     model: PyramidClassifier[OutputT],
     image: Tensor,
     target: Tensor,
     *,
     token_map: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], OutputT]:
-    """GradCAM on the last feature map and input x gradient, of every image at once.
+    """GradCAM, GradCAM++ and input x gradient of every image at once.
 
-    Both explain the logit of ``target``: the true class, whether it was
+    All explain the logit of ``target``: the true class, whether it was
     predicted or not. In eval mode the samples of a batch are independent, so the
     gradient of the summed logits is each sample's own gradient.
 
     GradCAM (Selvaraju et al. 2017): channels of the last map weighted by the
-    spatial mean of their gradient, summed, negative parts dropped. Input x
+    spatial mean of their gradient, summed, negative parts dropped. GradCAM++
+    (Chattopadhyay et al. 2018, eq. 19 for an exponential score): the same with the
+    positive gradients weighted by position. Input x
     gradient (Shrikumar et al. 2016): image times its gradient, summed over the
     colour channels, signed; the image is the *normalised* network input, so a
     pixel of the mean colour gets 0.
@@ -64,16 +66,15 @@ def gradcam_and_input_gradient(
             images into maps (N, C, h, w), class token dropped.
 
     Returns:
-        maps: ``gradcam`` (N, h, w) float32, not negative, at the feature map's resolution;
-            ``input_x_gradient`` (N, H, W) float32, signed.
+        maps: ``gradcam`` and ``gradcam_plus_plus`` (N, h, w) float32, not negative, at the
+            feature map's resolution; ``input_x_gradient`` (N, H, W) float32, signed.
         output: What ``model.predict`` returned. Its graph is used up: detach what is kept.
 
     Raises:
         ConfigError: If the model is in training mode, its features carry no gradient, its
             logits do not depend on the last map, or token features come without ``token_map``.
     """
-    if getattr(model, "training", False):
-        raise ConfigError("attribution: the model is in training mode, where samples mix; call model.eval()")
+    check_eval_mode(model)
     # A clone made outside inference mode can be part of a graph even if the image cannot.
     with torch.inference_mode(False), torch.enable_grad():
         image = image.clone().detach().requires_grad_()
@@ -97,8 +98,10 @@ def gradcam_and_input_gradient(
         if token_map is None:
             raise ConfigError("attribution: the last features are tokens (N, T, C); give token_map")
         activation, last_gradient = token_map(activation, image), token_map(last_gradient, image)
+    activation, last_gradient = activation.float(), last_gradient.float()
     maps = {
-        "gradcam": _gradcam(activation.float(), last_gradient.float()),
+        "gradcam": _gradcam(activation, last_gradient),
+        "gradcam_plus_plus": _gradcam_plus_plus(activation, last_gradient),
         "input_x_gradient": (image.float() * image_gradient.float()).sum(dim=1),
     }
     return maps, output
@@ -107,3 +110,20 @@ def gradcam_and_input_gradient(
 def _gradcam(activation: Tensor, gradient: Tensor) -> Tensor:
     weight = gradient.mean(dim=(2, 3), keepdim=True)
     return (weight * activation).sum(dim=1).relu()
+
+
+def _gradcam_plus_plus(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Equation 19 divided by the squared gradient: 1 / (2 + sum(A) g), which does not underflow.
+
+    The paper's maps follow a ReLU. Of others the positive part is summed, so that no weight is negative.
+    """
+    total = activation.relu().sum(dim=(2, 3), keepdim=True)
+    positive = gradient.relu()
+    weight = (positive / (2 + total * positive)).sum(dim=(2, 3), keepdim=True)
+    return (weight * activation).sum(dim=1).relu()
+
+
+def check_eval_mode(model: object) -> None:
+    """Raises ConfigError if the model is in training mode, where the samples of a batch mix."""
+    if getattr(model, "training", False):
+        raise ConfigError("attribution: the model is in training mode, where samples mix; call model.eval()")

@@ -105,6 +105,35 @@ class FeaturePyramid(nn.Module):
         patches = tokens[:, -height * width :]
         return patches.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a Vision Transformer classifies by a token of its own, the first."""
+        return self.is_token_grid and getattr(self.network, "cls_token", None) is not None
+
+    @torch.no_grad()
+    def attention(self, image: Tensor) -> list[Tensor]:
+        """Attention of each block of a plain Vision Transformer, ``(N, heads, T, T)``, rows sum to 1.
+
+        Raises:
+            ConfigError: the network is no plain Vision Transformer.
+        """
+        layers = _attention_layers(self.network) if self.is_token_grid else []
+        if not layers:
+            raise ConfigError(f"backbone '{self.name}' has no attention over a token grid; choose a ViT")
+        captured: list[Tensor] = []
+        # The fused kernel never forms the attention matrix; without it, it passes through the dropout layer.
+        fused = [layer.fused_attn for layer in layers]
+        hooks = [layer.attn_drop.register_forward_hook(lambda _, __, out: captured.append(out)) for layer in layers]
+        try:
+            for layer in layers:
+                layer.fused_attn = False
+            self._forward_tokens(image)
+        finally:
+            for layer, value, hook in zip(layers, fused, hooks, strict=True):
+                layer.fused_attn = value
+                hook.remove()
+        return captured
+
 
 def create_pyramid(name: str) -> FeaturePyramid:
     """Builds a randomly initialised pyramid of the timm network ``name``.
@@ -144,6 +173,11 @@ def _stage_indices(network: nn.Module) -> list[int]:
             f"backbone has strides {reductions}, needs {list(STRIDES)}; see 'aimbench list backbones' for ones that fit"
         )
     return indices
+
+
+def _attention_layers(network: nn.Module) -> list[Any]:
+    layers = [getattr(block, "attn", None) for block in network.blocks]  # type: ignore[union-attr]
+    return layers if all(hasattr(a, "fused_attn") and hasattr(a, "attn_drop") for a in layers) else []
 
 
 def _grid(network: nn.Module, image: Tensor) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The final evaluation: accuracy by group on every split, and where the model looked on the test split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,17 +9,16 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from aimbench.metrics.attribution import gradcam_and_input_gradient
-from aimbench.metrics.epg import energy_pointing_game, epg_score, uniform_reference
+from aimbench.metrics.epg import centre_gaussian, energy_pointing_game, epg_score, uniform_reference
 from aimbench.metrics.health import MaskHealth
-from aimbench.models.classifier import Classifier, Output
+from aimbench.models.classifier import Classifier
 from aimbench.record import EpgScore
+from aimbench.train.attributions import DEFAULT, attribute
 from aimbench.train.method import Method
 from aimbench.train.predictions import Predictions
 from aimbench.train.progress import Reporter
 from aimbench.train.sources import RunData
 
-ATTRIBUTIONS = ("gradcam", "input_x_gradient", "mask", "uniform")
 BATCH = 32
 
 
@@ -39,34 +39,6 @@ class Looked:
     health: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Maps:
-    """Attributions of one batch: maps ``(N, h, w)`` by name, and what the model said."""
-
-    maps: dict[str, Tensor]
-    output: Output
-
-
-def attribute(model: Classifier, method: Method, image: Tensor, label: Tensor, mask: Tensor | None = None) -> Maps:
-    """GradCAM, input x gradient and the method's own map, out of one forward and one backward pass.
-
-    Args:
-        model: in evaluation mode.
-        method: for its own map.
-        image: ``(N, 3, H, W)`` normalised.
-        label: ``(N,)`` true classes, which the attributions explain.
-        mask: ``(N, 1, H, W)`` ground truth, for methods that are entitled to it.
-    """
-    viewed = _WithMask(model, mask)
-    maps, output = gradcam_and_input_gradient(
-        viewed, image, label, token_map=model.pyramid.token_map if model.pyramid.is_token_grid else None
-    )
-    own = method.explain(output)
-    if own is not None:
-        maps["mask"] = own.detach()
-    return Maps(maps, output)
-
-
 def look(
     fabric: Fabric,
     model: Classifier,
@@ -75,6 +47,7 @@ def look(
     split: str,
     subset: int | None,
     reporter: Reporter,
+    attributions: Sequence[str] = DEFAULT,
 ) -> Looked:
     """Scores every attribution on a split, or on a fixed seeded subset of it.
 
@@ -86,6 +59,7 @@ def look(
         split: with ground truth.
         subset: number of samples; None takes all.
         reporter: shows progress.
+        attributions: to score beside the method's own map and the two references.
     """
     model.eval()
     source = data.photographs(split, BATCH, region=True)
@@ -98,13 +72,14 @@ def look(
             loaded = batch.to(fabric.device, channels_last=True)
             region = loaded.mask[:, 0]
             with fabric.autocast():
-                seen = attribute(model, method, loaded.image, loaded.label, loaded.mask)
+                seen = attribute(model, method, loaded.image, loaded.label, loaded.mask, names=attributions)
             for name, map_ in seen.maps.items():
                 score, empty = energy_pointing_game(map_.float(), region)
                 scores.setdefault(name, []).append(score.cpu())
                 undefined.setdefault(name, []).append(empty.cpu())
-            scores.setdefault("uniform", []).append(uniform_reference(region).cpu())
-            undefined.setdefault("uniform", []).append(torch.zeros(len(batch), dtype=torch.bool))
+            for name, reference in _references(region).items():
+                scores.setdefault(name, []).append(reference.cpu())
+                undefined.setdefault(name, []).append(torch.zeros(len(batch), dtype=torch.bool))
             health.update(seen.output.masks, region)
             task.advance(len(batch))
     return Looked(
@@ -128,24 +103,13 @@ def epg_scores(
     """EPG of each attribution over the samples that have ground truth, with intervals and by group."""
     result = {}
     correct = (predictions.prediction == predictions.label)[looked.index]
-    for name in ATTRIBUTIONS:
-        if name in looked.scores and np.isfinite(looked.scores[name]).any():
-            result[name] = epg_score(
-                looked.scores[name], looked.undefined[name], correct, group[looked.index], group_names, seed=0
-            )
+    for name, scores in looked.scores.items():
+        if np.isfinite(scores).any():
+            result[name] = epg_score(scores, looked.undefined[name], correct, group[looked.index], group_names, seed=0)
     return result
 
 
-class _WithMask:
-    """The classifier as attributions see it, with the ground truth that its head may be entitled to."""
-
-    def __init__(self, model: Classifier, mask: Tensor | None) -> None:
-        self._model = model
-        self._mask = mask
-        self.training = model.training
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        return self._model.features(image)
-
-    def predict(self, features: list[Tensor]) -> Output:
-        return self._model.predict(features, self._mask)
+def _references(region: Tensor) -> dict[str, Tensor]:
+    """EPG of two maps that know nothing of the image."""
+    centre = centre_gaussian(*region.shape[-2:]).to(region.device).expand(len(region), -1, -1)
+    return {"uniform": uniform_reference(region), "centre_gaussian": energy_pointing_game(centre, region)[0]}

@@ -38,6 +38,7 @@ from aimbench.record import (
     SelectorScore,
     SplitMetrics,
 )
+from aimbench.train.attributions import DEFAULT, check_attributions
 from aimbench.train.config import TrainConfig
 from aimbench.train.environment import code_info, environment, peak_memory_mb
 from aimbench.train.evaluate import Looked, epg_scores, look
@@ -58,6 +59,7 @@ class Request:
         settings: of the method, unchecked.
         training: of ``TrainConfig``, unchecked; only what the user gave.
         epg_samples: size of the fixed subset that EPG is computed on; None takes all, 0 leaves EPG out.
+        attributions: that EPG is computed of, beside the method's own map.
         workers: loader processes; None chooses by the cores.
         cache_gb: memory that decoded photographs may take.
     """
@@ -74,6 +76,7 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     epg_samples: int | None = None
+    attributions: tuple[str, ...] = DEFAULT
     cards: Path | None = None
     workers: int | None = None
     cache_gb: float = 4.0
@@ -101,6 +104,7 @@ class Experiment:
         self.config = _train_config({**method_class.training_defaults, **request.training})
         self.selector = request.selector or self.dataset.card.default_selector
         _check_selector(self.selector)
+        self.attributions = check_attributions(request.attributions)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(request.seed)  # without pretrained weights the seed decides the backbone too
             self.pyramid = create_pyramid(request.backbone)
@@ -213,6 +217,8 @@ class Experiment:
             training=self.config.model_dump(mode="json"),
             evaluation={
                 "epg_samples": self.request.epg_samples,
+                # Named only where they differ from the default, under which earlier records were hashed.
+                **({"attributions": list(self.attributions)} if self.attributions != DEFAULT else {}),
                 "transform": json.loads(json.dumps(self.transform.without_augmentation().as_dict())),
                 "num_classes": len(manifest.classes),
                 "groups": manifest.groups,
@@ -248,6 +254,7 @@ class Experiment:
             "test",
             self.request.epg_samples,
             self.reporter,
+            self.attributions,
         )
 
     def _record(

@@ -18,12 +18,20 @@ from aimbench.errors import ConfigError
 from aimbench.metrics.epg import energy_pointing_game
 from aimbench.record import Definition
 from aimbench.train import checkpoint
-from aimbench.train.evaluate import attribute
+from aimbench.train.attributions import DEFAULT, attribute
 from aimbench.train.experiment import Experiment, Request
 from aimbench.train.loop import Trainer
 from aimbench.train.progress import Reporter
 
-COLUMNS = {"mask": "own mask", "gradcam": "GradCAM", "input_x_gradient": "input x gradient"}
+COLUMNS = {
+    "mask": "own mask",
+    "gradcam": "GradCAM",
+    "gradcam_plus_plus": "GradCAM++",
+    "input_x_gradient": "input x gradient",
+    "integrated_gradients": "integrated gradients",
+    "smoothgrad": "SmoothGrad",
+    "attention_rollout": "attention rollout",
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ def open_run(run: str, *, data_root: Path, runs_root: Path, cards: Path | None =
             settings=definition.method.config,
             training=definition.training,
             epg_samples=definition.evaluation["epg_samples"],
+            attributions=tuple(definition.evaluation.get("attributions", DEFAULT)),
             cards=cards or (Path(local["cards"]) if local["cards"] else None),
             workers=0,
         ),
@@ -194,7 +203,7 @@ def _explain(
         given = False
     else:
         given = True
-    seen = attribute(trainer.model, experiment.method, image, labels.to(device), region)
+    seen = attribute(trainer.model, experiment.method, image, labels.to(device), region, names=experiment.attributions)
     predicted = seen.output.logits.argmax(dim=1).cpu()
     classes = experiment.dataset.manifest.classes
     mean = torch.tensor(config.mean).view(3, 1, 1)

@@ -66,6 +66,7 @@ def test_every_command_has_help_that_names_its_environment_variables(command: st
         (["--set", "standardize=[red]"], "'[red]'|['red']"),
         (["--optimizer", "adam"], "training setting 'optimizer' is 'adam'"),
         (["--train", "haed"], "training setting 'train' is 'haed'"),
+        (["--attributions", "gradcam,smoothgrda"], "unknown attribution 'smoothgrda': did you mean 'smoothgrad'"),
         (["--selector", "lats"], "unknown selector 'lats': did you mean 'last'"),
         (["--weights", "absent.pt"], "weights file absent.pt does not exist"),
     ],
@@ -115,7 +116,9 @@ def test_run_then_table_then_explain(
     assert result.stdout.strip().splitlines()[-1] == str(record_file)  # standard output is for the next program
     record = json.loads(record_file.read_text())
     assert record["dataset"]["kind"] == "mini"
-    assert {"mask", "gradcam", "input_x_gradient", "uniform"} == set(record["metrics"]["test"]["epg"])
+    assert {"mask", "gradcam", "input_x_gradient", "uniform", "centre_gaussian"} == set(
+        record["metrics"]["test"]["epg"]
+    )
 
     written = record_file.read_bytes()
     again = CliRunner().invoke(app, words, catch_exceptions=False)

@@ -6,7 +6,7 @@ from captum.attr import InputXGradient, LayerGradCam
 from torch import nn
 
 from aimbench.errors import ConfigError
-from aimbench.metrics.attribution import gradcam_and_input_gradient
+from aimbench.metrics.attribution import single_pass_attributions
 
 
 class SmallCnn(nn.Module):
@@ -49,7 +49,7 @@ def batch():
 
 def test_agrees_with_captum_image_by_image(model, batch):
     image, target = batch
-    maps, output = gradcam_and_input_gradient(model, image, target)
+    maps, output = single_pass_attributions(model, image, target)
     gradcam, gradient = LayerGradCam(model, model.coarse), InputXGradient(model)
     assert maps["gradcam"].shape == (6, 5, 7)
     assert maps["input_x_gradient"].shape == (6, 20, 28)
@@ -63,34 +63,56 @@ def test_agrees_with_captum_image_by_image(model, batch):
     torch.testing.assert_close(output.logits, model(image))
 
 
+def test_gradcam_plus_plus_by_the_papers_formula(model, batch):
+    # Chattopadhyay et al. 2018, equations 10 and 19, for a map behind a ReLU: loops over image, channel and place.
+    model.coarse[1] = nn.ReLU()
+    image, target = batch
+    maps, _ = single_pass_attributions(model, image, target)
+    for i in range(len(image)):
+        activation = model.features(image[i : i + 1])[-1].detach().requires_grad_()
+        score = model.predict([activation]).logits[0, target[i]]
+        (gradient,) = torch.autograd.grad(score, activation)
+        expected = torch.zeros(5, 7)
+        for channel, g in zip(activation[0].detach().double(), gradient[0].double(), strict=True):
+            weight = 0.0
+            for row in range(5):
+                for column in range(7):
+                    slope = float(g[row, column])
+                    if slope > 0:
+                        alpha = slope**2 / (2 * slope**2 + float(channel.sum()) * slope**3)
+                        weight += alpha * slope
+            expected += weight * channel
+        torch.testing.assert_close(maps["gradcam_plus_plus"][i], expected.relu().float(), atol=1e-6, rtol=1e-4)
+
+
 def test_one_forward_pass_a_batch(model, batch):
-    gradcam_and_input_gradient(model, *batch)
+    single_pass_attributions(model, *batch)
     assert model.passes == 1
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_frozen_and_without_gradients_around(model, batch, context):
-    expected, _ = gradcam_and_input_gradient(model, *batch)
+    expected, _ = single_pass_attributions(model, *batch)
     model.requires_grad_(False)
     with context():
         # Made inside the context, as a loop under it would: inference tensors can't join a graph.
-        maps, _ = gradcam_and_input_gradient(model, batch[0] * 1.0, batch[1] * 1)
+        maps, _ = single_pass_attributions(model, batch[0] * 1.0, batch[1] * 1)
     for name in expected:
         torch.testing.assert_close(maps[name], expected[name])
 
 
 def test_leaves_no_trace(model, batch):
     image = batch[0].requires_grad_()
-    maps, _ = gradcam_and_input_gradient(model, image, batch[1])
+    maps, _ = single_pass_attributions(model, image, batch[1])
     assert all(parameter.grad is None for parameter in model.parameters())
     assert image.grad is None
     assert not any(values.requires_grad for values in maps.values())
 
 
 def test_bfloat16_autocast_gives_single_precision_maps(model, batch):
-    expected, _ = gradcam_and_input_gradient(model, *batch)
+    expected, _ = single_pass_attributions(model, *batch)
     with torch.autocast("cpu", torch.bfloat16):
-        maps, _ = gradcam_and_input_gradient(model, *batch)
+        maps, _ = single_pass_attributions(model, *batch)
     for name in expected:
         assert maps[name].dtype == torch.float32
         assert torch.corrcoef(torch.stack([maps[name].flatten(), expected[name].flatten()]))[0, 1] > 0.99
@@ -98,14 +120,14 @@ def test_bfloat16_autocast_gives_single_precision_maps(model, batch):
 
 def test_refuses_training_mode(model, batch):
     with pytest.raises(ConfigError, match=r"call model\.eval"):
-        gradcam_and_input_gradient(model.train(), *batch)
+        single_pass_attributions(model.train(), *batch)
 
 
 def test_refuses_features_without_gradient(model, batch):
     cached = [map_.detach() for map_ in model.features(batch[0])]
     model.features = lambda image: cached
     with pytest.raises(ConfigError, match="carries no gradient"):
-        gradcam_and_input_gradient(model, *batch)
+        single_pass_attributions(model, *batch)
 
 
 def test_refuses_logits_that_skip_the_last_map(model, batch):
@@ -113,7 +135,7 @@ def test_refuses_logits_that_skip_the_last_map(model, batch):
     model.features = lambda image: [model.coarse(model.fine(image)), 2 * model.fine(image)]
     model.predict = lambda features: predict(features[:1])
     with pytest.raises(ConfigError, match="do not depend on the last feature map"):
-        gradcam_and_input_gradient(model, *batch)
+        single_pass_attributions(model, *batch)
 
 
 class SmallTransformer(SmallCnn):
@@ -137,7 +159,7 @@ def test_tokens_become_maps(batch):
     def token_map(tokens, image):
         return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, 5, 7)
 
-    maps, _ = gradcam_and_input_gradient(model, image, target, token_map=token_map)
+    maps, _ = single_pass_attributions(model, image, target, token_map=token_map)
     # By hand for one sample: the gradient of its logit at the tokens, class token dropped.
     tokens = model.features(image[2:3])[-1].detach().requires_grad_()
     model.predict([tokens]).logits[0, target[2]].backward()
@@ -145,4 +167,4 @@ def test_tokens_become_maps(batch):
     expected = (tokens[0, 1:] @ weight).relu().reshape(5, 7)
     torch.testing.assert_close(maps["gradcam"][2], expected.detach(), atol=1e-6, rtol=1e-5)
     with pytest.raises(ConfigError, match="give token_map"):
-        gradcam_and_input_gradient(model, image, target)
+        single_pass_attributions(model, image, target)

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from aimbench.errors import ConfigError
+from aimbench.models.backbones import create_pyramid
+from aimbench.models.classifier import Classifier, LinearHead
+from aimbench.train.attributions import attribute, check_attributions
+from aimbench.train.method import Method, MethodConfig
+
+EVERY = ("gradcam", "gradcam_plus_plus", "input_x_gradient", "integrated_gradients", "smoothgrad")
+
+
+def classifier(name):
+    torch.manual_seed(0)
+    pyramid = create_pyramid(name)
+    return Classifier(pyramid, LinearHead(pyramid, 3)).eval()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "names"), [("test_convnext.r160_in1k", EVERY), ("test_vit.r160_in1k", (*EVERY, "attention_rollout"))]
+)
+def test_every_attribution_of_a_cnn_and_of_a_vit(backbone, names):
+    model = classifier(backbone)
+    image, label = torch.randn(2, 3, 160, 160), torch.tensor([0, 2])
+    maps = attribute(model, Method(MethodConfig()), image, label, names=names).maps
+    assert set(maps) == set(names)
+    for name, map_ in maps.items():
+        assert map_.shape[0] == 2, name
+        assert map_.isfinite().all(), name
+        assert map_.max() > 0, name
+
+
+def test_the_captured_attention_is_what_the_network_uses():
+    pyramid = create_pyramid("test_vit.r160_in1k").eval()
+    image = torch.randn(2, 3, 160, 160)
+    before = pyramid(image)
+    attentions = pyramid.attention(image)
+    block = pyramid.network.blocks[0]
+    tokens = block.norm1(pyramid.network.norm_pre(pyramid.network._pos_embed(pyramid.network.patch_embed(image))))
+    n, t, _ = tokens.shape
+    q, k, _ = block.attn.qkv(tokens).reshape(n, t, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    expected = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(dim=-1)
+    torch.testing.assert_close(attentions[0], expected, atol=1e-5, rtol=1e-4)
+    assert len(attentions) == len(pyramid.network.blocks)
+    for one, other in zip(before, pyramid(image), strict=True):  # hooks and kernels are as before
+        torch.testing.assert_close(one, other)
+
+
+def test_a_cnn_has_no_rollout():
+    model = classifier("test_convnext.r160_in1k")
+    with pytest.raises(ConfigError, match=r"test_convnext\.r160_in1k' has no attention over a token grid"):
+        attribute(
+            model, Method(MethodConfig()), torch.zeros(1, 3, 64, 64), torch.tensor([0]), names=["attention_rollout"]
+        )
+
+
+def test_names_are_checked_and_ordered():
+    assert check_attributions(["smoothgrad", "gradcam", "gradcam"]) == ("gradcam", "smoothgrad")
+    with pytest.raises(ConfigError, match="did you mean 'gradcam'"):
+        check_attributions(["gradcamm"])
