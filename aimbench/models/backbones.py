@@ -10,6 +10,7 @@ includes the last 1x1 convolution, so that a linear head on the pooled S3 is
 the ordinary network and not a weakened one.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import timm
@@ -51,11 +52,13 @@ class FeaturePyramid(nn.Module):
             network.train(was_training)
         self.channels = tuple(int(m.shape[1]) for m in maps[:STAGES])
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, entries: Collection[int] | None = None) -> list[Tensor]:
         """Computes the pyramid.
 
         Args:
             image: normalised images, ``(N, 3, H, W)``.
+            entries: which entries the caller reads; None is all. Of a plain Vision Transformer the other maps
+                come back empty, for resampling them costs time; S3 of the others is always there.
 
         Returns:
             ``[S0, S1, S2, S3]``, each ``(N, C_l, H / stride_l, W / stride_l)``.
@@ -64,7 +67,7 @@ class FeaturePyramid(nn.Module):
             token there, and attributions are taken there.
         """
         if self.is_token_grid:
-            return self._forward_tokens(image)
+            return self._forward_tokens(image, range(STAGES) if entries is None else entries)
         final, maps = self.network.forward_intermediates(image, indices=self._indices)  # type: ignore[operator]
         if final.shape[-1] == self.embed_dim and final.shape[1] != self.embed_dim:
             final = final.permute(0, 3, 1, 2)  # Swin keeps channels last
@@ -81,22 +84,20 @@ class FeaturePyramid(nn.Module):
             final = final.permute(0, 2, 3, 1)
         return network.forward_head(final, pre_logits=True)  # type: ignore[no-any-return]
 
-    def _forward_tokens(self, image: Tensor) -> list[Tensor]:
+    def _forward_tokens(self, image: Tensor, entries: Collection[int]) -> list[Tensor]:
         network: Any = self.network
         tokens = network.patch_embed(image)
         tokens = network.norm_pre(network.patch_drop(network._pos_embed(tokens)))
-        depths: list[Tensor] = []
+        patch = image.shape[-1] / _grid(network, image)[1]
+        maps = [image.new_empty(0)] * STAGES
         for depth, block in enumerate(network.blocks):
             if depth == len(network.blocks) - 1:
                 penultimate = tokens
+                if STAGES - 1 not in entries:
+                    break  # the network's own classifier runs the last block itself, see ``embed``
             tokens = block(tokens)
-            if depth in self._indices:
-                depths.append(network.norm(tokens))
-        patch = image.shape[-1] / _grid(network, image)[1]
-        maps = [
-            _resample(self.token_map(tokens, image), patch / stride)
-            for tokens, stride in zip(depths, self.strides, strict=True)
-        ]
+            if depth in self._indices and (entry := self._indices.index(depth)) in entries:
+                maps[entry] = _resample(self.token_map(network.norm(tokens), image), patch / self.strides[entry])
         return [*maps, penultimate]
 
     def token_map(self, tokens: Tensor, image: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ class Classifier(nn.Module):
         return self.predict(features, batch.mask if self.head.reads_mask else None)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The pyramid of normalised images ``(N, 3, H, W)``; see ``FeaturePyramid.forward``."""
-        features: list[Tensor] = self.pyramid(image)
+        """What the head reads of the pyramid of normalised images ``(N, 3, H, W)``; see ``FeaturePyramid.forward``."""
+        features: list[Tensor] = self.pyramid(image, self.head.stages)
         return features
 
     def predict(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
