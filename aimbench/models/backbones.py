@@ -128,7 +128,7 @@ class FeaturePyramid(nn.Module):
         try:
             for layer in layers:
                 layer.fused_attn = False
-            self._forward_tokens(image)
+            self(image)
         finally:
             for layer, value, hook in zip(layers, fused, hooks, strict=True):
                 layer.fused_attn = value
