@@ -1,6 +1,7 @@
 """``aimbench results``: tables of the stored records, single records, and their validation."""
 
 import sys
+from collections.abc import Container
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,6 +50,10 @@ def table(
     backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
     kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
     selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
+    regime: Annotated[
+        str | None, typer.Option(help="Only methods that train on these labels: class, groups, ...", metavar="NAME")
+    ] = None,
+    id: Annotated[str | None, typer.Option(help="Only the table of this id.", metavar="TABLE")] = None,
     format: Annotated[
         TableFormat | None,
         typer.Option(
@@ -68,11 +73,11 @@ def table(
 
     root = results_root(results)
     name, variant = _split_variant(dataset, variant)
-    records = Store(root).find(name, variant, method, kind, backbone, selector)
-    if not records:
+    records = Store(root).find(name, variant, method, kind, backbone, selector, regime)
+    tables = [table for table in make_tables(records) if id is None or table.id == id]
+    if not tables:
         typer.echo(f"no records in {root / 'records'} match; 'aimbench run' makes one", err=True)
         return
-    tables = make_tables(records)
     references = references_for(tables, load_references(root / "reference")) if reference else []
     if format is None and out is None and sys.stdout.isatty():
         _draw(tables, references)
@@ -82,6 +87,28 @@ def table(
         typer.echo(text, nl=False)
     else:
         _write(out, text)
+
+
+@app.command()
+def build(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; end with status 1 if a table differs from its records.")
+    ] = False,
+    results: ResultsRoot = None,
+) -> None:
+    """Make every file of tables/ anew from the records."""
+    from aimbench.results.build import build_tables, outdated
+
+    root = results_root(results)
+    if not check:
+        for path in build_tables(root):
+            typer.echo(path)
+        return
+    if differing := outdated(root):
+        for path in differing:
+            typer.echo(f"{path} differs from the records; run 'aimbench results build'", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{root / 'tables'} agrees with the records")
 
 
 @app.command()
@@ -150,13 +177,13 @@ def _write(out: Path, text: str) -> None:
 def _draw(tables: "list[Table]", references: "list[Reference]") -> None:
     from rich.console import Console
 
-    from aimbench.results.render import grid, reference_grid, run_notes, title
+    from aimbench.results.render import best_places, grid, reference_grid, run_notes, title
 
     console = Console()
     for table in tables:
         console.print(title(table), style="bold", markup=False)
-        _draw_grid(console, grid(table))
-        for note in [*table.notes, *run_notes(table)]:
+        _draw_grid(console, grid(table), best_places(table))
+        for note in [*table.notes, *run_notes(table), table.id]:
             console.print(note, style="dim", markup=False)
         console.print()
     if references:
@@ -164,12 +191,12 @@ def _draw(tables: "list[Table]", references: "list[Reference]") -> None:
         _draw_grid(console, reference_grid(references))
 
 
-def _draw_grid(console: "Console", lines: list[list[str]]) -> None:
+def _draw_grid(console: "Console", lines: list[list[str]], bold: Container[tuple[int, int]] = ()) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(*lines[0], box=box.SIMPLE_HEAD)
-    for line in lines[1:]:
-        drawn.add_row(*map(Text, line))
+    for number, line in enumerate(lines[1:], 1):
+        drawn.add_row(*(Text(cell, "bold" if (number, place) in bold else "") for place, cell in enumerate(line)))
     console.print(drawn)

@@ -1,9 +1,10 @@
 """Tables as text: Markdown and LaTeX in percent for readers, CSV and JSON as full fractions for programs."""
 
 import csv
+import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
@@ -32,6 +33,7 @@ _LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "±": r"$\pm$",
+        "≈": r"$\approx$",
         # A cell that starts with a bracket would be read as the option of the line break before it.
         "[": "{[}",
         "]": "{]}",
@@ -79,17 +81,35 @@ def title(table: Table) -> str:
     )
 
 
+def command(table: Table) -> str:
+    """Returns what makes this table alone from the records."""
+    return f"aimbench results table --dataset {table.dataset}@{table.variant} --id {table.id}"
+
+
 def grid(table: Table) -> list[list[str]]:
-    """Returns the header and the rows as text in percent; methods carry the number of their `run_notes`."""
-    with_settings = any(row.settings for row in table.rows)
-    header = ["Method", "Regime", "Config", *(["Settings"] if with_settings else []), "n"]
-    lines = [header + [column.title for column in table.columns]]
+    """Returns the header and the rows as text in percent; methods carry the number of their `run_notes`.
+
+    ``≈`` marks a cell inside the noise of the best; `best_places` says which are the best.
+    """
+    lines = [_header(table)]
+    with_settings = "Settings" in lines[0]
     for number, row in enumerate(table.rows, 1):
         line = [f"{row.method} ({number})", row.regime or _MISSING, row.config or _MISSING]
         line += [row.settings or _MISSING] if with_settings else []
         line += [str(row.n), *(_percent(row.cells.get(column.key), row) for column in table.columns)]
         lines.append(line)
     return lines
+
+
+def best_places(table: Table) -> set[tuple[int, int]]:
+    """Returns line and column in the `grid` of the cells that are the best of their column and regime."""
+    first = len(_header(table)) - len(table.columns)
+    return {
+        (line, first + place)
+        for line, row in enumerate(table.rows, 1)
+        for place, column in enumerate(table.columns)
+        if column.key in row.cells and row.cells[column.key].mark == "best"
+    }
 
 
 def run_notes(table: Table) -> list[str]:
@@ -118,24 +138,27 @@ def reference_grid(references: Sequence[Reference]) -> list[list[str]]:
     return lines
 
 
+def _header(table: Table) -> list[str]:
+    settings = ["Settings"] if any(row.settings for row in table.rows) else []
+    return ["Method", "Regime", "Config", *settings, "n", *(column.title for column in table.columns)]
+
+
 def _percent(cell: Cell | None, row: Row) -> str:
     if cell is None:
         return _MISSING
     text = f"{100 * cell.value:.1f}"
-    if cell.std is not None:
-        text += f" ± {100 * cell.std:.1f}"
-    elif cell.low is not None and cell.high is not None:
-        text += f" [{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
-    if cell.n != row.n:
-        text += f" (n={cell.n})"
+    text += f" [{100 * cell.low:.1f}, {100 * cell.high:.1f}]" if cell.std is None else f" ± {100 * cell.std:.1f}"
+    text += " ≈" if cell.mark == "noise" else ""
+    text += f" (n={cell.n})" if cell.n != row.n else ""
     return text + (f" ({'; '.join(cell.detail)})" if cell.detail else "")
 
 
 def _markdown(tables: Sequence[Table], references: Sequence[Reference]) -> str:
     blocks = []
     for table in tables:
-        notes = [*table.notes, "Runs: " + "; ".join(run_notes(table)) + "."]
-        blocks.append("\n".join([f"**{title(table)}**", "", *_markdown_grid(grid(table)), "", *_bullets(notes)]))
+        notes = [*table.notes, "Runs: " + "; ".join(run_notes(table)) + ".", f"{table.id}: `{command(table)}`"]
+        lines = _markdown_grid(grid(table), best_places(table))
+        blocks.append("\n".join([f"**{title(table)}**", "", *lines, "", *_bullets(notes)]))
     if references:
         blocks.append("\n".join([f"**{_REFERENCE_TITLE}**", "", *_markdown_grid(reference_grid(references))]))
     return "\n\n".join(blocks) + "\n"
@@ -145,9 +168,20 @@ def _bullets(lines: Sequence[str]) -> list[str]:
     return [f"- {line}" for line in lines]
 
 
-def _markdown_grid(lines: list[list[str]]) -> list[str]:
-    header, *rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+def _markdown_grid(lines: list[list[str]], bold: Container[tuple[int, int]] = ()) -> list[str]:
+    header, *rows = [
+        [
+            f"**{_markdown_cell(cell)}**" if (line, column) in bold else _markdown_cell(cell)
+            for column, cell in enumerate(cells)
+        ]
+        for line, cells in enumerate(lines)
+    ]
     return [_markdown_line(line) for line in [header, ["---"] * len(header), *rows]]
+
+
+def _markdown_cell(text: str) -> str:
+    # Names may come from others: neither a bar nor a tag may become part of the page.
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
 
 
 def _markdown_line(cells: list[str]) -> str:
@@ -155,17 +189,34 @@ def _markdown_line(cells: list[str]) -> str:
 
 
 def _latex(tables: Sequence[Table], references: Sequence[Reference]) -> str:
-    blocks = [_latex_table(grid(t), " ".join([f"{title(t)}.", *t.notes]), run_notes(t)) for t in tables]
+    blocks = [
+        _latex_table(
+            grid(table),
+            " ".join([f"{title(table)}.", *table.notes]),
+            [f"{table.id}: {command(table)}", *run_notes(table)],
+            best_places(table),
+        )
+        for table in tables
+    ]
     if references:
         blocks.append(_latex_table(reference_grid(references), _REFERENCE_TITLE, []))
     return "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(blocks) + "\n"
 
 
-def _latex_table(lines: list[list[str]], caption: str, comments: list[str]) -> str:
-    header, *rows = [" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in lines]
+def _latex_table(
+    lines: list[list[str]], caption: str, comments: list[str], bold: Container[tuple[int, int]] = ()
+) -> str:
+    header, *rows = [
+        " & ".join(
+            rf"\textbf{{{cell.translate(_LATEX)}}}" if (line, column) in bold else cell.translate(_LATEX)
+            for column, cell in enumerate(cells)
+        )
+        + r" \\"
+        for line, cells in enumerate(lines)
+    ]
     return "\n".join(
         [
-            *(f"% {comment}" for comment in comments),
+            *(f"% {' '.join(comment.split())}" for comment in comments),
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{caption.translate(_LATEX)}}}",
@@ -205,7 +256,7 @@ def _flat_row(table: Table, row: Row) -> dict[str, Any]:
     for column in table.columns:
         cell = row.cells.get(column.key)
         flat[column.key] = cell.value if cell else None
-        for name in ("std", "low", "high"):
+        for name in ("std", "low", "high", "mark"):
             flat[f"{column.key}_{name}"] = getattr(cell, name) if cell else None
         if column.key == "worst_group_accuracy":
             flat["worst_group"] = "; ".join(cell.detail) if cell else None
@@ -214,6 +265,8 @@ def _flat_row(table: Table, row: Row) -> dict[str, Any]:
 
 def _shared(table: Table) -> dict[str, str]:
     return {
+        "table": table.id,
+        "command": command(table),
         "dataset": table.dataset,
         "variant": table.variant,
         "kind": table.kind,

@@ -1,21 +1,24 @@
 """Tables from records: one row a method and setting, aggregated over seeds.
 
 Runs share a table only if they can be compared: same dataset variant, kind
-(official, partial or mini), fingerprint, backbone, weights and selector.
+(official, partial or mini), fingerprint, backbone, weights and selector. Within
+a table only rows of the same regime are ranked.
 """
 
+import hashlib
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from aimbench.record import EpgScore, Interval, Kind, Record
+from aimbench.record import Kind, Record
+from aimbench.results.describe import describe, differing, pick
+from aimbench.results.digest import CONDITION_PREFIX, Digest, Score, digest
+from aimbench.results.notes import notes
+from aimbench.results.ranking import UNRANKED, Mark, marks
 
-_TEST = "test"
-_CONDITION_PREFIX = "test_"
 # Always shown, so that tables of different datasets read alike; other attributions follow.
 _ATTRIBUTIONS = ("gradcam", "input_x_gradient", "mask", "uniform")
 
@@ -27,18 +30,20 @@ class Cell:
     Attributes:
         value: Mean over the runs that have the metric.
         n: Number of those runs.
-        std: Sample standard deviation over the runs; None for a single run.
-        low: Lower end of the 95 % interval of a single run; None for several.
+        low: Lower end of the 95 % interval: of the test samples and, for several runs, of the seeds too.
         high: Upper end of that interval.
+        std: Sample standard deviation over the runs; None for a single run.
         detail: The worst groups, for worst-group accuracy; else empty.
+        mark: ``best`` of its column and regime, or inside its ``noise``; else None.
     """
 
     value: float
     n: int
+    low: float
+    high: float
     std: float | None = None
-    low: float | None = None
-    high: float | None = None
     detail: tuple[str, ...] = ()
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Comparable rows, sorted by method, and what their reader must know (``notes``)."""
+    """Comparable rows, sorted by regime and method, and what their reader must know (``notes``)."""
 
     dataset: str
     variant: str
@@ -90,68 +95,96 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def id(self) -> str:
+        """``table-<12 hex digits>``: a hash of what its runs share, so it stays when runs are added."""
+        shared = [self.dataset, self.variant, self.kind, self.fingerprint, self.backbone]
+        text = json.dumps([*shared, self.weights_hash, self.selector])
+        return f"table-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
-def make_tables(records: Iterable[Record]) -> list[Table]:
+
+def make_tables(records: Iterable[Record | Digest]) -> list[Table]:
     """Returns one table for each combination of things that must not be mixed, in a fixed order."""
-    return [_make_table(members) for members in _grouped(records, _table_key)]
+    digests = [digest(record) if isinstance(record, Record) else record for record in records]
+    return [_make_table(runs) for runs in grouped(digests, lambda run: run.table_key)]
 
 
-def _table_key(record: Record) -> tuple[str, ...]:
-    dataset, backbone = record.dataset, record.backbone
-    return (
-        dataset.name,
-        dataset.variant,
-        dataset.kind,
-        dataset.fingerprint,
-        backbone.name,
-        backbone.weights_hash,
-        record.selector,
-    )
-
-
-def _row_key(record: Record) -> tuple[str, ...]:
-    parts = (record.method.regime, record.method.config, record.training, record.evaluation)
-    return (record.method.name, *(json.dumps(part, sort_keys=True) for part in parts))
-
-
-def _grouped(records: Iterable[Record], key: Callable[[Record], tuple[str, ...]]) -> list[list[Record]]:
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(key(record), []).append(record)
+def grouped(runs: Iterable[Digest], key: Callable[[Digest], tuple[str, ...]]) -> list[list[Digest]]:
+    """Returns the runs with equal keys together, by key."""
+    groups: dict[tuple[str, ...], list[Digest]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
     return [groups[name] for name in sorted(groups)]
 
 
-def _make_table(records: list[Record]) -> Table:
-    first = records[0]
-    columns = _columns(records)
-    members = _grouped(records, _row_key)
-    settings = _differing([_settings(runs[0]) for runs in members])
-    rows = []
-    for runs in members:
-        same_method = [r[0].method.config for r in members if r[0].method.name == runs[0].method.name]
-        config = _pick(runs[0].method.config, _differing(same_method))
-        rows.append(_make_row(runs, columns, config, _pick(_settings(runs[0]), settings)))
+def make_cell(runs: Sequence[Digest], key: str) -> Cell | None:
+    """Returns a metric over runs that differ in their seed alone; None if none of them has it."""
+    scores = [run.scores[key] for run in runs if key in run.scores]
+    if not scores:
+        return None
+    names = Counter(run.worst_group for run in runs if run.worst_group is not None)
+    detail = tuple(name for name, _ in names.most_common()) if key == "worst_group_accuracy" else ()
+    if len(scores) == 1:
+        return Cell(scores[0].value, 1, scores[0].low, scores[0].high, detail=detail)
+    mean, std = statistics.fmean(s.value for s in scores), statistics.stdev(s.value for s in scores)
+    low, high = _interval_over_seeds(scores, mean, std)
+    return Cell(mean, len(scores), low, high, std, detail)
+
+
+def _interval_over_seeds(scores: Sequence[Score], mean: float, std: float) -> tuple[float, float]:
+    """Returns the 95 % interval of a mean over seeds.
+
+    The seeds share their test samples, so that part of the error does not shrink with their number; the other
+    part is Student's interval of the mean over seeds. The two are independent and add in quadrature.
+    """
+    from scipy.special import stdtrit
+
+    seeds = float(stdtrit(len(scores) - 1, 0.975)) * std / math.sqrt(len(scores))
+    below = statistics.fmean(score.value - score.low for score in scores)
+    above = statistics.fmean(score.high - score.value for score in scores)
+    return max(0.0, mean - math.hypot(below, seeds)), min(1.0, mean + math.hypot(above, seeds))
+
+
+def _make_table(runs: list[Digest]) -> Table:
+    columns = _columns(runs)
+    members = grouped(runs, lambda run: run.row_key)
+    settings = differing([group[0].settings for group in members])
+    configs = {
+        method: differing([group[0].config for group in members if group[0].method == method])
+        for method in {run.method for run in runs}
+    }
+    rows = [
+        _make_row(group, columns, pick(group[0].config, configs[group[0].method]), pick(group[0].settings, settings))
+        for group in members
+    ]
+    rows = _marked(sorted(rows, key=lambda row: row.regime), columns)
+    first = runs[0]
     return Table(
-        dataset=first.dataset.name,
-        variant=first.dataset.variant,
-        kind=first.dataset.kind,
-        fingerprint=first.dataset.fingerprint,
-        backbone=first.backbone.name,
-        weights=first.backbone.weights,
-        weights_hash=first.backbone.weights_hash,
+        dataset=first.dataset,
+        variant=first.variant,
+        kind=first.kind,
+        fingerprint=first.fingerprint,
+        backbone=first.backbone,
+        weights=first.weights,
+        weights_hash=first.weights_hash,
         selector=first.selector,
         columns=columns,
         rows=tuple(rows),
-        notes=tuple(_notes(records, rows)),
+        notes=notes(
+            runs,
+            several_seeds=any(row.n > 1 for row in rows),
+            single_runs=any(row.n == 1 for row in rows),
+            marked=any(cell.mark for row in rows for cell in row.cells.values()),
+        ),
     )
 
 
-def _make_row(runs: list[Record], columns: Sequence[Column], config: str, settings: str) -> Row:
+def _make_row(runs: list[Digest], columns: Sequence[Column], config: str, settings: str) -> Row:
     runs = sorted(runs, key=lambda run: run.seed)
-    cells = {column.key: _cell(runs, column.key) for column in columns}
+    cells = {column.key: make_cell(runs, column.key) for column in columns}
     return Row(
-        method=runs[0].method.name,
-        regime=_describe(runs[0].method.regime),
+        method=runs[0].method,
+        regime=describe(runs[0].regime),
         config=config,
         settings=settings,
         n=len(runs),
@@ -161,9 +194,19 @@ def _make_row(runs: list[Record], columns: Sequence[Column], config: str, settin
     )
 
 
-def _columns(records: list[Record]) -> tuple[Column, ...]:
-    attributions = {name for record in records for name in _test_epg(record)}
-    conditions = {split for record in records for split in record.metrics if split.startswith(_CONDITION_PREFIX)}
+def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
+    cells: list[dict[str, Cell]] = [dict(row.cells) for row in rows]
+    for key in (column.key for column in columns if column.key not in UNRANKED):
+        present = {number: cells[number][key] for number in range(len(rows)) if key in cells[number]}
+        for number, mark in marks(present, {number: rows[number].regime for number in present}).items():
+            cells[number][key] = replace(present[number], mark=mark)
+    return [replace(row, cells=marked) for row, marked in zip(rows, cells, strict=True)]
+
+
+def _columns(runs: Sequence[Digest]) -> tuple[Column, ...]:
+    keys = {key for run in runs for key in run.scores}
+    attributions = {key.removeprefix("epg_") for key in keys if key.startswith("epg_")}
+    conditions = {key.removesuffix("_accuracy") for key in keys if key.startswith(CONDITION_PREFIX)}
     return (
         Column("accuracy", "Accuracy"),
         Column("accuracy_reweighted", "Reweighted"),
@@ -174,122 +217,7 @@ def _columns(records: list[Record]) -> tuple[Column, ...]:
             for name in (*_ATTRIBUTIONS, *sorted(attributions - set(_ATTRIBUTIONS)))
         ),
         *(
-            Column(f"{split}_accuracy", f"Accuracy ({split.removeprefix(_CONDITION_PREFIX).replace('_', ' ')})")
+            Column(f"{split}_accuracy", f"Accuracy ({split.removeprefix(CONDITION_PREFIX).replace('_', ' ')})")
             for split in sorted(conditions)
         ),
     )
-
-
-def _cell(runs: list[Record], key: str) -> Cell | None:
-    scores = [score for run in runs if (score := _score(run, key)) is not None]
-    if not scores:
-        return None
-    detail = _worst_groups(runs) if key == "worst_group_accuracy" else ()
-    if len(scores) == 1:
-        return Cell(scores[0].value, 1, low=scores[0].low, high=scores[0].high, detail=detail)
-    values = [score.value for score in scores]
-    return Cell(statistics.fmean(values), len(values), std=statistics.stdev(values), detail=detail)
-
-
-def _score(record: Record, key: str) -> Interval | EpgScore | None:
-    """Returns the metric behind a column's key, if the record has it."""
-    for split, metrics in record.metrics.items():
-        if split.startswith(_CONDITION_PREFIX) and key == f"{split}_accuracy":
-            return metrics.accuracy
-    test = record.metrics.get(_TEST)
-    if test is None:
-        return None
-    if key.startswith("epg_"):
-        return test.epg.get(key.removeprefix("epg_"))
-    by_key = {
-        "accuracy": test.accuracy,
-        "accuracy_reweighted": test.accuracy_reweighted,
-        "accuracy_group_mean": test.accuracy_group_mean,
-        "worst_group_accuracy": test.worst_group_accuracy,
-    }
-    return by_key.get(key)
-
-
-def _test_epg(record: Record) -> Mapping[str, EpgScore]:
-    return record.metrics[_TEST].epg if _TEST in record.metrics else {}
-
-
-def _worst_groups(runs: list[Record]) -> tuple[str, ...]:
-    """Returns the groups that were worst in some run, most frequent first."""
-    names = [run.metrics[_TEST].worst_group for run in runs if _TEST in run.metrics]
-    return tuple(name for name, _ in Counter(name for name in names if name).most_common())
-
-
-def _settings(record: Record) -> dict[str, Any]:
-    return {**record.training, "evaluation": record.evaluation}
-
-
-def _differing(mappings: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Returns the dotted keys whose values are not equal in all of the mappings."""
-    flat = [_flattened(mapping) for mapping in mappings]
-    keys = set(chain.from_iterable(flat))
-    return {key for key in keys if len({json.dumps(f.get(key), sort_keys=True) for f in flat}) > 1}
-
-
-def _pick(mapping: Mapping[str, Any], keys: set[str]) -> str:
-    return _describe({key: value for key, value in _flattened(mapping).items() if key in keys})
-
-
-def _shared_training(records: list[Record]) -> str:
-    flat = [_flattened(record.training) for record in records]
-    keys = set(chain.from_iterable(flat)) - _differing(flat)
-    return _pick(flat[0], keys)
-
-
-def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat |= _flattened(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _describe(mapping: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={_word(value)}" for key, value in mapping.items())
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _notes(records: list[Record], rows: list[Row]) -> list[str]:
-    """Returns what a reader must know to not misread the table."""
-    notes = [_NOTE_OF_KIND[records[0].dataset.kind]]
-    if any(row.n > 1 for row in rows):
-        notes.append("± is the sample standard deviation over n seeds.")
-    if any(row.n == 1 for row in rows):
-        notes.append("[low, high] is the 95 % interval of a single run.")
-    if len({row.regime for row in rows}) > 1:
-        notes.append("Rows differ in the labels they used (Regime): compare only rows of the same regime.")
-    if any(_groups_are_classes(record) for record in records):
-        notes.append("Groups are the classes: WGA is the accuracy of the worst class (for birds, the worst species).")
-    if empty := sorted({name for r in records if _TEST in r.metrics for name in r.metrics[_TEST].empty_groups}):
-        notes.append(f"Groups without test samples, not counted: {', '.join(empty)}.")
-    if any(run.selectors[run.selector].oracle for run in records if run.selector in run.selectors):
-        notes.append("The selector read the test set: an upper bound, not a result.")
-    if dirty := sum(bool(record.code.dirty) for record in records):
-        notes.append(f"{dirty} of {len(records)} runs came from code with uncommitted changes.")
-    if len({record.code.revision for record in records}) > 1:
-        notes.append("The runs came from more than one code revision.")
-    if shared := _shared_training(records):
-        notes.append(f"Training of all rows: {shared}.")
-    return [note for note in notes if note]
-
-
-_NOTE_OF_KIND: dict[Kind, str] = {
-    "official": "",
-    "partial": "Partial set: part of the official images, not comparable with published numbers.",
-    "mini": "Synthetic mini set: shows that the code runs, not how good a method is.",
-}
-
-
-def _groups_are_classes(record: Record) -> bool:
-    groups = record.evaluation.get("groups") or []
-    return len(groups) > 0 and len(groups) == record.evaluation.get("num_classes")

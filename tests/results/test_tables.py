@@ -21,7 +21,10 @@ def test_seeds_become_one_row_with_mean_and_sample_standard_deviation(make_recor
     # By hand: the deviations from 0.8 are -0.1, 0, 0.1, so the variance is 0.02 / 2.
     assert accuracy.value == pytest.approx(0.8)
     assert accuracy.std == pytest.approx(0.1)
-    assert (accuracy.n, accuracy.low, accuracy.high) == (3, None, None)
+    assert accuracy.n == 3
+    # Each run's own interval reaches 0.05 to either side; Student's t of 2 degrees is 4.303 (printed tables).
+    half = (0.05**2 + (4.303 * 0.1 / 3**0.5) ** 2) ** 0.5
+    assert (accuracy.low, accuracy.high) == (pytest.approx(0.8 - half, abs=1e-4), 1.0)
     assert row.cells["worst_group_accuracy"].std == pytest.approx(0.02)
     assert row.cells["epg_gradcam"].std == pytest.approx(0)
     assert row.seeds == (0, 1, 2)
@@ -200,7 +203,7 @@ def test_csv_holds_full_fractions_and_the_ids(make_record, make_metrics):
     (line,) = csv.DictReader(io.StringIO(render(make_tables(records)[0], "csv")))
     assert float(line["accuracy"]) == pytest.approx(0.5, abs=1e-15)
     assert float(line["accuracy_std"]) == pytest.approx(2**0.5 / 6, abs=1e-15)
-    assert line["accuracy_low"] == ""
+    assert float(line["accuracy_low"]) == 0
     assert line["records"].split() == [record.id for record in records]
     assert (line["dataset"], line["variant"], line["kind"], line["n"]) == (
         "waterbirds",

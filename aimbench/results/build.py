@@ -1,0 +1,72 @@
+"""The committed tables: every file under ``tables/`` follows from the records and the published numbers.
+
+A dataset variant has one file a format, ``tables/<dataset>@<variant>.{md,csv,json,tex}``.
+"""
+
+from itertools import groupby
+from pathlib import Path
+
+from aimbench.errors import RecordError
+from aimbench.results.reference import Reference, load_references, references_for
+from aimbench.results.render import Format, render_all
+from aimbench.results.store import Store
+from aimbench.results.tables import Table, make_tables
+
+_SUFFIXES: dict[Format, str] = {"md": "md", "csv": "csv", "json": "json", "latex": "tex"}
+_MADE_BY = "Made by 'aimbench results build' from records/ and reference/; do not edit."
+
+
+def build_tables(root: Path) -> list[Path]:
+    """Writes every table and removes those that no record stands behind.
+
+    Args:
+        root: The results root.
+
+    Returns:
+        The files that were written, sorted.
+
+    Raises:
+        RecordError: If a record or a published number is broken, or the folder can't be written.
+    """
+    contents = _contents(root)
+    try:
+        for path in _generated(root) - contents.keys():
+            path.unlink()
+        for path, text in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"tables in {root} can't be written ({error.strerror}); name another --results") from error
+    return sorted(contents)
+
+
+def outdated(root: Path) -> list[Path]:
+    """Returns the files under ``tables/`` that differ from what `build_tables` would leave, sorted."""
+    contents = _contents(root)
+    wrong = {path for path, text in contents.items() if not path.is_file() or path.read_text("utf-8") != text}
+    return sorted(wrong | (_generated(root) - contents.keys()))
+
+
+def _contents(root: Path) -> dict[Path, str]:
+    references = load_references(root / "reference")
+    tables = make_tables(Store(root).find())
+    contents = {}
+    for (dataset, variant), members in groupby(tables, key=lambda table: (table.dataset, table.variant)):
+        group = list(members)
+        published = references_for(group, references)
+        for format, suffix in _SUFFIXES.items():
+            contents[root / "tables" / f"{dataset}@{variant}.{suffix}"] = _text(group, format, published)
+    return contents
+
+
+def _text(tables: list[Table], format: Format, published: list[Reference]) -> str:
+    if format == "csv":  # Any line that is no row would break its readers.
+        return render_all(tables, format)
+    text = render_all(tables, format, published)
+    head = {"md": f"<!-- {_MADE_BY} -->\n\n", "latex": f"% {_MADE_BY}\n", "json": ""}
+    return head[format] + text
+
+
+def _generated(root: Path) -> set[Path]:
+    """Returns the files of ``tables/`` that bear a name of ours; others are left alone."""
+    return {path for suffix in _SUFFIXES.values() for path in (root / "tables").glob(f"*@*.{suffix}")}

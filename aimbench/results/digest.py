@@ -1,0 +1,135 @@
+"""What tables need of a record: small enough that a registry of ten thousand runs is read in a second."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aimbench.record import EpgScore, Interval, Kind, Record
+
+TEST = "test"
+CONDITION_PREFIX = "test_"
+# They follow from the dataset's fingerprint, and with 200 species they are most of a record's definition.
+_FROM_FINGERPRINT = {"groups", "train_group_counts", "num_classes"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one run as fractions in [0, 1], with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Digest:
+    """One run, as tables and rankings see it.
+
+    Attributes:
+        id: Id of the record.
+        dataset: Name of the dataset.
+        variant: Its variant.
+        kind: ``official``, ``partial`` or ``mini``.
+        fingerprint: sha256 over the dataset's samples.
+        backbone: Name of the backbone.
+        weights: Where its weights came from.
+        weights_hash: sha256 of the weights.
+        selector: How the epoch was chosen.
+        oracle_selector: Whether that selector read the test set.
+        method: Name of the method.
+        regime: Labels that the method consumed.
+        config: The method's settings.
+        settings: Training settings, and under ``evaluation`` those of the evaluation.
+        seed: Seed of the run.
+        scores: Test metrics by column key, such as ``epg_gradcam`` or ``test_black_accuracy``.
+        worst_group: Name of the worst test group, if there are groups.
+        empty_groups: Groups without a test sample.
+        groups_are_classes: Whether each class is a group of its own.
+        revision: Code revision that ran.
+        dirty: Whether that code had uncommitted changes.
+        created: When, UTC.
+    """
+
+    id: str
+    dataset: str
+    variant: str
+    kind: Kind
+    fingerprint: str
+    backbone: str
+    weights: str
+    weights_hash: str
+    selector: str
+    oracle_selector: bool
+    method: str
+    regime: Mapping[str, Any]
+    config: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    seed: int
+    scores: Mapping[str, Score]
+    worst_group: str | None
+    empty_groups: tuple[str, ...]
+    groups_are_classes: bool
+    revision: str | None
+    dirty: bool | None
+    created: str
+
+    @property
+    def table_key(self) -> tuple[str, ...]:
+        """Equal for runs that may be compared."""
+        dataset = (self.dataset, self.variant, self.kind, self.fingerprint)
+        return (*dataset, self.backbone, self.weights_hash, self.selector)
+
+    @property
+    def row_key(self) -> tuple[str, ...]:
+        """Equal for runs of a table that differ in their seed alone."""
+        parts = (self.regime, self.config, self.settings)
+        return (self.method, *(json.dumps(part, sort_keys=True) for part in parts))
+
+
+def digest(record: Record) -> Digest:
+    """Returns what tables need of a record."""
+    test = record.metrics.get(TEST)
+    selected = record.selectors.get(record.selector)
+    evaluation = {key: value for key, value in record.evaluation.items() if key not in _FROM_FINGERPRINT}
+    groups = record.evaluation.get("groups") or []
+    return Digest(
+        id=record.id,
+        dataset=record.dataset.name,
+        variant=record.dataset.variant,
+        kind=record.dataset.kind,
+        fingerprint=record.dataset.fingerprint,
+        backbone=record.backbone.name,
+        weights=record.backbone.weights,
+        weights_hash=record.backbone.weights_hash,
+        selector=record.selector,
+        oracle_selector=selected is not None and selected.oracle,
+        method=record.method.name,
+        regime=record.method.regime,
+        config=record.method.config,
+        settings={**record.training, "evaluation": evaluation},
+        seed=record.seed,
+        scores=_scores(record),
+        worst_group=test.worst_group if test else None,
+        empty_groups=tuple(test.empty_groups) if test else (),
+        groups_are_classes=len(groups) > 0 and len(groups) == record.evaluation.get("num_classes"),
+        revision=record.code.revision,
+        dirty=record.code.dirty,
+        created=record.created,
+    )
+
+
+def _scores(record: Record) -> dict[str, Score]:
+    found: dict[str, Interval | EpgScore | None] = {}
+    if (test := record.metrics.get(TEST)) is not None:
+        found = {
+            "accuracy": test.accuracy,
+            "accuracy_reweighted": test.accuracy_reweighted,
+            "accuracy_group_mean": test.accuracy_group_mean,
+            "worst_group_accuracy": test.worst_group_accuracy,
+            **{f"epg_{name}": score for name, score in test.epg.items()},
+        }
+    for split, metrics in record.metrics.items():
+        if split.startswith(CONDITION_PREFIX):
+            found[f"{split}_accuracy"] = metrics.accuracy
+    return {key: Score(score.value, score.low, score.high) for key, score in found.items() if score is not None}

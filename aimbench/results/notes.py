@@ -1,0 +1,57 @@
+"""What a reader must know to not misread a table."""
+
+from collections.abc import Sequence
+
+from aimbench.record import Kind
+from aimbench.results.describe import differing, flattened, pick
+from aimbench.results.digest import Digest
+
+
+def notes(runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, marked: bool) -> tuple[str, ...]:
+    """Returns the lines beneath a table.
+
+    Args:
+        runs: All runs of the table.
+        several_seeds: Whether some row has more than one run.
+        single_runs: Whether some row has only one.
+        marked: Whether cells carry the marks of `aimbench.results.ranking`.
+    """
+    lines = [_NOTE_OF_KIND[runs[0].kind]]
+    if several_seeds:
+        lines.append("± is the sample standard deviation over n seeds.")
+    if single_runs:
+        lines.append("[low, high] is the 95 % interval of a single run.")
+    if marked:
+        lines.append(
+            "Bold is the best of its column among rows of the same regime; ≈ marks what lies inside the noise of it: "
+            "the 95 % intervals (test samples and, over seeds, runs) do not tell the two apart."
+        )
+    if len({str(run.regime) for run in runs}) > 1:
+        lines.append(
+            "Rows differ in the labels they used (Regime): compare only rows of the same regime, which stand together."
+        )
+    if any(run.groups_are_classes for run in runs):
+        lines.append("Groups are the classes: WGA is the accuracy of the worst class (for birds, the worst species).")
+    if empty := sorted({name for run in runs for name in run.empty_groups}):
+        lines.append(f"Groups without test samples, not counted: {', '.join(empty)}.")
+    if any(run.oracle_selector for run in runs):
+        lines.append("The selector read the test set: an upper bound, not a result.")
+    if dirty := sum(bool(run.dirty) for run in runs):
+        lines.append(f"{dirty} of {len(runs)} runs came from code with uncommitted changes.")
+    if len({run.revision for run in runs}) > 1:
+        lines.append("The runs came from more than one code revision.")
+    if shared := _shared_training(runs):
+        lines.append(f"Training of all rows: {shared}.")
+    return tuple(line for line in lines if line)
+
+
+def _shared_training(runs: Sequence[Digest]) -> str:
+    training = [{key: value for key, value in run.settings.items() if key != "evaluation"} for run in runs]
+    return pick(training[0], set(flattened(training[0])) - differing(training))
+
+
+_NOTE_OF_KIND: dict[Kind, str] = {
+    "official": "",
+    "partial": "Partial set: part of the official images, not comparable with published numbers.",
+    "mini": "Synthetic mini set: shows that the code runs, not how good a method is.",
+}
