@@ -41,10 +41,23 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Strict):
-    """One official archive, or the folder that it unpacks to."""
+class Archive(_Strict):
+    """A file whose content a checksum tells."""
 
     archive: _RelativePath = Field(description="Official file name of the archive.")
+    md5: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+
+class Part(Archive):
+    """An archive that holds one folder of a source."""
+
+    nested: bool = Field(default=False, description="It holds tars, each the folder of its name.")
+
+
+class Source(Archive):
+    """One official archive, or the folder that it unpacks to."""
+
     folders: list[_RelativePath] = Field(
         min_length=1, description="Where the unpacked content may lie under the raw folder; first found wins."
     )
@@ -52,6 +65,9 @@ class Source(_Strict):
     inside: _RelativePath = Field(default="", description="Folder inside the archive that equals an unpacked folder.")
     only: list[str] = Field(
         default_factory=list, description="Path prefixes to unpack from a large archive; empty: everything."
+    )
+    parts: dict[_RelativePath, Part] = Field(
+        default_factory=dict, description="Folder of the source -> its archive, where each comes on its own."
     )
     urls: list[_Url] = Field(default_factory=list, description="Direct downloads of the archive, best first.")
     pages: list[_Url] = Field(
@@ -61,8 +77,6 @@ class Source(_Strict):
         default=None, pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$", description="Dataset on the Hugging Face hub, OWNER/NAME."
     )
     revision: str = Field(default="main", description="Revision of the dataset on the hub.")
-    md5: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
 class SplitCounts(_Strict):

@@ -130,3 +130,9 @@ def test_checksums_are_those_of_the_archives_own_pages() -> None:
     sources = load_card("cub").sources
     assert sources["cub"].md5 == "97eceeb196236b17998738112f37df78"
     assert sources["segmentations"].md5 == "4d47ba1228eae64f2fa547c47bc65255"
+    imagenet = {name: load_card(name).sources["imagenet"].parts for name in ("imagenet100", "hardimagenet")}
+    assert imagenet["imagenet100"] == imagenet["hardimagenet"]
+    assert [(part.nested, part.md5) for part in imagenet["imagenet100"].values()] == [
+        (True, "1d675b47d978889d74fa0da5fadfb00e"),
+        (False, "29b22e2961454d5413ddabcf34fc5622"),
+    ]

@@ -35,23 +35,28 @@ def read_voc_boxes(path: Path, name: str = "") -> VocBoxes:
     Raises:
         DataError: If the file is missing, not such XML, or defines entities.
     """
+    root = _parse(path)
     try:
-        text = path.read_bytes()
-        # Annotations need no entities; those of a hostile file expand without end.
-        if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-            raise DataError(f"annotation {path} has a DOCTYPE; get the official archive")
-        root = ElementTree.fromstring(text)
         size = (_number(root, "size/width"), _number(root, "size/height"))
         boxes = tuple(
             tuple(_number(entry, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
             for entry in root.findall("object")
             if not name or entry.findtext("name", "").strip() == name
         )
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise DataError(f"annotation {path} is not a VOC file ({error}); get the official archive") from None
+    except ValueError as error:
+        raise _no_voc(path, error) from None
     if min(size) < 1:
         raise DataError(f"annotation {path} states a size of {size[0]:g}x{size[1]:g}; get the official archive")
     return VocBoxes(tuple((b[0], b[1], b[2], b[3]) for b in boxes), int(size[0]), int(size[1]))
+
+
+def read_voc_name(path: Path) -> str:
+    """Returns the ``<name>`` of the first object of a VOC file, e.g. a WordNet id; empty if it has none.
+
+    Raises:
+        DataError: If the file is missing, not XML, or defines entities.
+    """
+    return (_parse(path).findtext("object/name") or "").strip()
 
 
 def read_solution_boxes(path: Path) -> dict[str, list[tuple[str, Box]]]:
@@ -86,6 +91,21 @@ def read_solution_boxes(path: Path) -> dict[str, list[tuple[str, Box]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} can't be read ({error}); get the official file") from None
     return boxes
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        text = path.read_bytes()
+        # Annotations need no entities; those of a hostile file expand without end.
+        if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+            raise DataError(f"annotation {path} has a DOCTYPE; get the official archive")
+        return ElementTree.fromstring(text)
+    except (OSError, ElementTree.ParseError) as error:
+        raise _no_voc(path, error) from None
+
+
+def _no_voc(path: Path, error: Exception) -> DataError:
+    return DataError(f"annotation {path} is not a VOC file ({error}); get the official archive")
 
 
 def _number(element: ElementTree.Element, path: str) -> float:

@@ -1,6 +1,6 @@
 """The README of a dataset, written from its card."""
 
-from aimbench.cards import Card, Source, Variant
+from aimbench.cards import Archive, Card, Source, Variant
 
 
 def card_markdown(card: Card) -> str:
@@ -32,7 +32,7 @@ def card_markdown(card: Card) -> str:
             [
                 (
                     f"`{name}`",
-                    f"`{source.archive}`",
+                    _archives(source),
                     ", ".join(f"`{folder}/`" for folder in source.folders),
                     _addresses(source),
                     _checksum(source),
@@ -110,9 +110,19 @@ def _addresses(source: Source) -> str:
     return " ".join([*source.urls, *source.pages, *hub])
 
 
+def _archives(source: Source) -> str:
+    parts = " and ".join(f"`{part.archive}`" for part in source.parts.values())
+    return f"{parts}, or `{source.archive}`" if parts else f"`{source.archive}`"
+
+
 def _checksum(source: Source) -> str:
+    """The checksums of the archive, or of its parts in their order."""
+    archives: list[Archive] = [*source.parts.values(), source]
     return " ".join(
-        f"{name} `{value}`" for name, value in (("md5", source.md5), ("sha256", source.sha256)) if value
+        f"{name} `{value}`"
+        for archive in archives
+        for name, value in (("md5", archive.md5), ("sha256", archive.sha256))
+        if value
     ) or ("not known")
 
 

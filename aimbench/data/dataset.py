@@ -209,14 +209,16 @@ def dataset_folder(data_root: Path, name: str, variant: str) -> Path:
 
 
 def missing_sources(card: Card, sources: list[str]) -> Iterator[str]:
-    """Yields one phrase for each source: archive, folder, URLs and checksum."""
+    """Yields one phrase for each source: archives, folder, URLs and checksum."""
     for name in sources:
         source = card.sources[name]
         checksum = f"md5 {source.md5}" if source.md5 else f"sha256 {source.sha256}" if source.sha256 else ""
         hub = [f"https://huggingface.co/datasets/{source.hub}"] if source.hub else []
         places = [*source.urls, *source.pages, *hub] or ["no public address known"]
         origin = ", ".join([*places, *([checksum] if checksum else [])])
-        yield f"{source.archive} or its unpacked folder {source.folders[0]}/ ({origin})"
+        parts = " and ".join(part.archive for part in source.parts.values())
+        archive = f"{parts}, or {source.archive}," if parts else source.archive
+        yield f"{archive} or its unpacked folder {source.folders[0]}/ ({origin})"
 
 
 def _ensure_mini(card: Card, variant: str, folder: Path, data_root: Path, cards_dir: Path | None) -> None:

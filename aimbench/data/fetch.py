@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from aimbench.cards import Card, Source
-from aimbench.data.raw import RawFolder, check_archive
+from aimbench.data.archives import check_archive
+from aimbench.data.raw import RawFolder
 from aimbench.errors import DataError
 
 Report = Callable[[str], None]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from aimbench.cards import load_card
-from aimbench.data.raw import RawFolder, member, unpack
+from aimbench.data.archives import unpack
+from aimbench.data.raw import RawFolder, member
 from aimbench.errors import DataError
 
 

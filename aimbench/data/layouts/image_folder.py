@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from aimbench.cards import Card, Variant
-from aimbench.data.annotations import read_solution_boxes
+from aimbench.data.annotations import read_solution_boxes, read_voc_name
 from aimbench.data.layouts.held_out import hold_out
 from aimbench.data.layouts.options import Options, read_options
 from aimbench.data.layouts.plan import Plan
@@ -84,6 +84,13 @@ class _Boxes:
                     return path, ()
         return None, tuple(box for name, box in self.solutions.get(stem, []) if name == class_folder)
 
+    def class_of(self, stem: str) -> str | None:
+        """Returns the class folder that the annotation of an image names, from a CSV or its VOC file."""
+        for name, _ in self.solutions.get(stem, []):
+            return name
+        paths = (folder / f"{stem}.xml" for folder in self.voc)
+        return next((name for path in paths if path.is_file() and (name := read_voc_name(path))), None)
+
 
 def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     """Plans a dataset whose classes are folders.
@@ -94,7 +101,7 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     """
     options = read_options(ImageFolderOptions, card, variant)
     _check_lists(card, options)
-    root = raw.open(card, options.source)
+    root = raw.open(card, options.source, options.class_folders or card.classes)
     boxes = _read_boxes(raw, card, options)
     files = _find_all(root, card, options, boxes)
     names = _class_names(card, options, files)
@@ -140,16 +147,16 @@ def _find_all(root: Path, card: Card, options: ImageFolderOptions, boxes: _Boxes
 
 
 def _find_flat(folder: Path, split: str, folder_name: str, known: list[str], boxes: _Boxes) -> Iterator[_Found]:
-    """Images without class folders, as ImageNet's val is unpacked: the CSV with the boxes names the class."""
+    """Images without class folders, as ImageNet's val is unpacked: the annotation with the boxes names the class."""
     for path in _images(folder):
-        names = [name for name, _ in boxes.solutions.get(path.stem, [])]
-        if not names:
+        name = boxes.class_of(path.stem)
+        if name is None:
             raise DataError(
-                f"{path} lies in no class folder and no solution CSV names its class; sort the images into class "
-                "folders, or put LOC_val_solution.csv beside them"
+                f"{path} lies in no class folder and no annotation names its class; sort the images into class "
+                "folders, or put LOC_val_solution.csv or ILSVRC2012_bbox_val_v3.tgz into the raw folder"
             )
-        if names[0] in known:
-            yield _Found(split, folder_name, names[0], path)
+        if name in known:
+            yield _Found(split, folder_name, name, path)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -1,0 +1,165 @@
+"""Archives: checked against the card, and unpacked without trust.
+
+They come from elsewhere, so a member that is a link, a device, or that
+points outside its folder stops the build.
+"""
+
+import hashlib
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from aimbench.cards import Archive
+from aimbench.errors import DataError
+
+SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+
+
+def stem(name: str) -> str:
+    """Returns the name of an archive without its suffix."""
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
+def is_inside(name: str) -> bool:
+    """Tells whether a path from a file stays in the folder that it is relative to."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+
+
+def unpack_into(target: Path, fill: Callable[[Path], None]) -> None:
+    """Makes the folder ``target`` at once and whole: a kill leaves a temporary folder, never a half-filled one.
+
+    Args:
+        target: Folder to make; nothing happens if it is there.
+        fill: Writes into the empty folder that it is given.
+    """
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target.parent))
+    try:
+        fill(temporary)
+        temporary.rename(target)
+    except OSError:
+        if not target.is_dir():  # otherwise another process was faster
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unpack(archive: Path, target: Path, only: list[str] | None = None) -> None:
+    """Unpacks a tar or zip archive, refusing anything but plain files and folders inside ``target``.
+
+    Args:
+        archive: A ``.tar``, ``.tar.gz``, ``.tgz`` or ``.zip`` file.
+        target: An empty folder.
+        only: Path prefixes to unpack; empty or None for everything.
+
+    Raises:
+        DataError: If the archive is truncated or holds an unsafe member.
+    """
+    try:
+        if archive.suffix == ".zip":
+            _unpack_zip(archive, target, only or [])
+        else:
+            _unpack_tar(archive, target, only or [])
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, tarfile.TarError):
+            raise
+        raise _corrupt(archive, error) from None
+
+
+def unpack_nested(archive: Path, target: Path, wanted: Iterable[str]) -> None:
+    """Unpacks a tar of tars, each into a folder of its name under ``target``; those that are there are left.
+
+    Args:
+        archive: E.g. ``ILSVRC2012_img_train.tar``, which holds one tar a class.
+        target: Folder of the folders.
+        wanted: Names of the folders; empty for all.
+
+    Raises:
+        DataError: If an archive is truncated, holds an unsafe member, or something else than tars.
+    """
+    lacking = {name for name in wanted if not (target / name).is_dir()}
+    if not lacking and wanted:
+        return
+    try:
+        with tarfile.open(archive) as outer:
+            for info in outer:
+                name = info.name.removeprefix("./")
+                if not info.isfile() or "/" in name or not is_inside(name) or not name.endswith(".tar"):
+                    raise DataError(f"archive {archive}: member '{info.name}' is no tar; get the official archive")
+                if not lacking or stem(name) in lacking:
+                    unpack_into(target / stem(name), partial(_unpack_inner, outer, info))
+    except (tarfile.TarError, EOFError) as error:
+        raise _corrupt(archive, error) from None
+
+
+def _unpack_inner(outer: tarfile.TarFile, info: tarfile.TarInfo, target: Path) -> None:
+    content = outer.extractfile(info)
+    assert content is not None  # it is a file
+    with tarfile.open(fileobj=content) as inner:
+        _extract(inner, Path(str(outer.name)) / info.name, target, [])
+
+
+def _unpack_tar(archive: Path, target: Path, only: list[str]) -> None:
+    with tarfile.open(archive) as tar:
+        _extract(tar, archive, target, only)
+
+
+def _extract(tar: tarfile.TarFile, archive: Path, target: Path, only: list[str]) -> None:
+    for info in tar:
+        name = info.name.removeprefix("./")
+        if not (info.isfile() or info.isdir()) or not is_inside(name):
+            raise _unsafe(archive, info.name)
+        if _wanted(name, only):
+            tar.extract(info, target, filter="data")
+
+
+def _unpack_zip(archive: Path, target: Path, only: list[str]) -> None:
+    with zipfile.ZipFile(archive) as zipped:
+        for info in zipped.infolist():
+            is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
+            if is_link or not is_inside(info.filename):
+                raise _unsafe(archive, info.filename)
+            if _wanted(info.filename, only):
+                zipped.extract(info, target)
+
+
+def _wanted(name: str, only: list[str]) -> bool:
+    return not only or any(name.startswith(prefix) for prefix in only)
+
+
+def _unsafe(archive: Path, name: str) -> DataError:
+    return DataError(
+        f"archive {archive}: member '{name}' is a link or leads outside the archive; get the official archive"
+    )
+
+
+def _corrupt(archive: Path, error: Exception) -> DataError:
+    return DataError(f"archive {archive} is truncated or corrupt ({error}); download it again")
+
+
+def check_archive(archive: Path, source: Archive) -> str:
+    """Returns the archive's digest, after comparing it with the card's.
+
+    Raises:
+        DataError: If a checksum differs.
+    """
+    for algorithm, expected in _expected(source):
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        if expected is not None and found != expected:
+            raise DataError(f"archive {archive}: {algorithm} is {found}, the card says {expected}; download it again")
+    return found
+
+
+def _expected(source: Archive) -> Iterator[tuple[str, str | None]]:
+    if source.md5:
+        yield "md5", source.md5
+    if source.sha256 or not source.md5:
+        yield "sha256", source.sha256
