@@ -90,6 +90,37 @@ def table(
 
 
 @app.command()
+def evidence(
+    dataset: DatasetOption = None,
+    kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
+    selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
+    format: Annotated[TableFormat, typer.Option(help="md and latex are in percent.")] = TableFormat.md,
+    results: ResultsRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
+) -> None:
+    """Show each method's difference to ERM over paired seeds, and the gap to the oracle mask that it closes."""
+    from aimbench.results.digest import digest
+    from aimbench.results.evidence import make_evidence
+    from aimbench.results.render_evidence import render_evidence
+    from aimbench.results.store import Store
+    from aimbench.results.tables import make_tables
+
+    root = results_root(results)
+    name, variant = _split_variant(dataset, None)
+    runs = [digest(record) for record in Store(root).find(name, variant, None, kind, backbone, selector)]
+    found = [(table, rows) for table in make_tables(runs) if (rows := make_evidence(table, runs))]
+    if not found:
+        typer.echo(f"no table of the records in {root / 'records'} that match holds 'erm'; run it first", err=True)
+        return
+    text = render_evidence(found, format.value)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        _write(out, text)
+
+
+@app.command()
 def build(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; end with status 1 if a table differs from its records.")

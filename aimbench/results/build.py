@@ -1,19 +1,24 @@
 """The committed tables: every file under ``tables/`` follows from the records and the published numbers.
 
-A dataset variant has one file a format, ``tables/<dataset>@<variant>.{md,csv,json,tex}``.
+A dataset variant has one file a format, ``tables/<dataset>@<variant>.{md,csv,json,tex}``, and where ERM was run
+beside other methods ``tables/<dataset>@<variant>.evidence.{md,csv,json,tex}``.
 """
 
 from itertools import groupby
 from pathlib import Path
 
 from aimbench.errors import RecordError
-from aimbench.results.reference import Reference, load_references, references_for
+from aimbench.results.digest import digest
+from aimbench.results.evidence import make_evidence
+from aimbench.results.reference import load_references, references_for
 from aimbench.results.render import Format, render_all
+from aimbench.results.render_evidence import render_evidence
 from aimbench.results.store import Store
-from aimbench.results.tables import Table, make_tables
+from aimbench.results.tables import make_tables
 
 _SUFFIXES: dict[Format, str] = {"md": "md", "csv": "csv", "json": "json", "latex": "tex"}
 _MADE_BY = "Made by 'aimbench results build' from records/ and reference/; do not edit."
+_HEAD: dict[Format, str] = {"md": f"<!-- {_MADE_BY} -->\n\n", "latex": f"% {_MADE_BY}\n", "json": "", "csv": ""}
 
 
 def build_tables(root: Path) -> list[Path]:
@@ -49,22 +54,21 @@ def outdated(root: Path) -> list[Path]:
 
 def _contents(root: Path) -> dict[Path, str]:
     references = load_references(root / "reference")
-    tables = make_tables(Store(root).find())
+    runs = [digest(record) for record in Store(root).find()]
+    tables = make_tables(runs)
     contents = {}
     for (dataset, variant), members in groupby(tables, key=lambda table: (table.dataset, table.variant)):
         group = list(members)
         published = references_for(group, references)
+        evidence = [(table, found) for table in group if len(table.rows) > 1 and (found := make_evidence(table, runs))]
         for format, suffix in _SUFFIXES.items():
-            contents[root / "tables" / f"{dataset}@{variant}.{suffix}"] = _text(group, format, published)
+            stem = root / "tables" / f"{dataset}@{variant}"
+            shown = [] if format == "csv" else published  # CSV has no room for other columns.
+            contents[stem.with_name(f"{stem.name}.{suffix}")] = _HEAD[format] + render_all(group, format, shown)
+            if evidence:
+                text = _HEAD[format] + render_evidence(evidence, format)
+                contents[stem.with_name(f"{stem.name}.evidence.{suffix}")] = text
     return contents
-
-
-def _text(tables: list[Table], format: Format, published: list[Reference]) -> str:
-    if format == "csv":  # Any line that is no row would break its readers.
-        return render_all(tables, format)
-    text = render_all(tables, format, published)
-    head = {"md": f"<!-- {_MADE_BY} -->\n\n", "latex": f"% {_MADE_BY}\n", "json": ""}
-    return head[format] + text
 
 
 def _generated(root: Path) -> set[Path]:

@@ -1,14 +1,14 @@
 """Tables as text: Markdown and LaTeX in percent for readers, CSV and JSON as full fractions for programs."""
 
 import csv
-import html
 import io
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 from aimbench.errors import ConfigError, nearest_names
+from aimbench.results.markup import bullets, latex_table, markdown_grid
 from aimbench.results.reference import Reference
 from aimbench.results.tables import Cell, Row, Table
 
@@ -17,27 +17,6 @@ Format = Literal["md", "csv", "json", "latex"]
 _MISSING = "-"
 _REFERENCE_TITLE = (
     "Published numbers, in percent as printed. Not ranked with ours: backbone, selector and training differ."
-)
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "±": r"$\pm$",
-        "≈": r"$\approx$",
-        # A cell that starts with a bracket would be read as the option of the line break before it.
-        "[": "{[}",
-        "]": "{]}",
-    }
 )
 
 
@@ -157,40 +136,16 @@ def _markdown(tables: Sequence[Table], references: Sequence[Reference]) -> str:
     blocks = []
     for table in tables:
         notes = [*table.notes, "Runs: " + "; ".join(run_notes(table)) + ".", f"{table.id}: `{command(table)}`"]
-        lines = _markdown_grid(grid(table), best_places(table))
-        blocks.append("\n".join([f"**{title(table)}**", "", *lines, "", *_bullets(notes)]))
+        lines = markdown_grid(grid(table), best_places(table))
+        blocks.append("\n".join([f"**{title(table)}**", "", *lines, "", *bullets(notes)]))
     if references:
-        blocks.append("\n".join([f"**{_REFERENCE_TITLE}**", "", *_markdown_grid(reference_grid(references))]))
+        blocks.append("\n".join([f"**{_REFERENCE_TITLE}**", "", *markdown_grid(reference_grid(references))]))
     return "\n\n".join(blocks) + "\n"
-
-
-def _bullets(lines: Sequence[str]) -> list[str]:
-    return [f"- {line}" for line in lines]
-
-
-def _markdown_grid(lines: list[list[str]], bold: Container[tuple[int, int]] = ()) -> list[str]:
-    header, *rows = [
-        [
-            f"**{_markdown_cell(cell)}**" if (line, column) in bold else _markdown_cell(cell)
-            for column, cell in enumerate(cells)
-        ]
-        for line, cells in enumerate(lines)
-    ]
-    return [_markdown_line(line) for line in [header, ["---"] * len(header), *rows]]
-
-
-def _markdown_cell(text: str) -> str:
-    # Names may come from others: neither a bar nor a tag may become part of the page.
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
-
-
-def _markdown_line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _latex(tables: Sequence[Table], references: Sequence[Reference]) -> str:
     blocks = [
-        _latex_table(
+        latex_table(
             grid(table),
             " ".join([f"{title(table)}.", *table.notes]),
             [f"{table.id}: {command(table)}", *run_notes(table)],
@@ -199,37 +154,8 @@ def _latex(tables: Sequence[Table], references: Sequence[Reference]) -> str:
         for table in tables
     ]
     if references:
-        blocks.append(_latex_table(reference_grid(references), _REFERENCE_TITLE, []))
+        blocks.append(latex_table(reference_grid(references), _REFERENCE_TITLE, []))
     return "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(blocks) + "\n"
-
-
-def _latex_table(
-    lines: list[list[str]], caption: str, comments: list[str], bold: Container[tuple[int, int]] = ()
-) -> str:
-    header, *rows = [
-        " & ".join(
-            rf"\textbf{{{cell.translate(_LATEX)}}}" if (line, column) in bold else cell.translate(_LATEX)
-            for column, cell in enumerate(cells)
-        )
-        + r" \\"
-        for line, cells in enumerate(lines)
-    ]
-    return "\n".join(
-        [
-            *(f"% {' '.join(comment.split())}" for comment in comments),
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{caption.translate(_LATEX)}}}",
-            rf"\begin{{tabular}}{{{'l' * len(lines[0])}}}",
-            r"\toprule",
-            header,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
 
 
 def _csv(tables: Sequence[Table]) -> str:

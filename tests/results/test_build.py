@@ -71,7 +71,7 @@ def test_a_new_record_and_a_table_without_records_fail_the_check_until_built(roo
     stale.write_text("left over")
     other = root / "tables" / "README.md"
     other.write_text("not ours")
-    assert {path.stem for path in outdated(root)} == {"waterbirds@95", "cub@standard"}
+    assert {path.stem for path in outdated(root)} == {"waterbirds@95", "waterbirds@95.evidence", "cub@standard"}
     build_tables(root)
     assert outdated(root) == []
     assert not stale.exists()

@@ -1,0 +1,124 @@
+"""What a method gains over ERM, and how much of the gap to the oracle mask it closes.
+
+Gap closed = (method - ERM) / (oracle mask - ERM). The oracle pools the same backbone's features inside the
+ground-truth mask: the ceiling of anything that masks features. Runs are paired by seed, and a row is compared
+only with an ERM and an oracle of its own settings.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aimbench.results.digest import Digest
+from aimbench.results.tables import Row, Table
+
+BASELINE = "erm"
+ORACLE = "oracle_mask"
+_METRICS = ("accuracy", "worst_group_accuracy", "epg_gradcam", "epg_input_x_gradient")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Method minus ERM over paired seeds, as fractions.
+
+    Attributes:
+        value: Mean over the seeds.
+        n: Number of seeds that both have.
+        low: Lower end of Student's 95 % interval over the seeds; None for a single seed.
+        high: Upper end of that interval.
+    """
+
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One row and metric of a table against ERM.
+
+    Attributes:
+        row: The row of the table.
+        metric: The column's key.
+        title: The column's title.
+        difference: To ERM; None for ERM itself, and where ERM or a common seed is missing.
+        gap_closed: Share of the way from ERM to the oracle mask; None where there is no oracle above ERM.
+        gap_in_noise: Whether the seeds do not tell oracle and ERM apart, so that the share says little.
+    """
+
+    row: Row
+    metric: str
+    title: str
+    difference: Difference | None
+    gap_closed: float | None
+    gap_in_noise: bool = False
+
+
+def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
+    """Returns every row of a table against ERM, metric by metric; empty if the table holds no ERM.
+
+    Args:
+        table: The table.
+        runs: At least the runs that it was made from.
+    """
+    by_id = {run.id: run for run in runs}
+    members = [(row, [by_id[name] for name in row.records]) for row in table.rows]
+    if not any(row.method == BASELINE for row in table.rows):
+        return []
+    titles = {column.key: column.title for column in table.columns}
+    found = []
+    for metric in (key for key in _METRICS if key in titles):
+        for row, of_row in sorted(members, key=lambda member: member[0].method != BASELINE):
+            if metric not in row.cells:
+                continue
+            erm = _reference([runs for r, runs in members if r.settings == row.settings], BASELINE)
+            oracle = _reference([runs for r, runs in members if r.settings == row.settings], ORACLE)
+            mine, base, ceiling = (_by_seed(group, metric) for group in (of_row, erm, oracle))
+            if of_row is erm:
+                found.append(Evidence(row, metric, titles[metric], difference=None, gap_closed=None))
+                continue
+            gap = _difference(ceiling, base)
+            found.append(
+                Evidence(
+                    row,
+                    metric,
+                    titles[metric],
+                    difference=_difference(mine, base),
+                    gap_closed=_gap_closed(mine, base, ceiling),
+                    gap_in_noise=gap is not None and (gap.low is None or gap.low <= 0),
+                )
+            )
+    return found
+
+
+def _reference(groups: Sequence[list[Digest]], method: str) -> list[Digest]:
+    """Returns the runs of a method; none if it was not run, or in several configurations."""
+    # The inverse of the oracle, which pools outside the object, is no ceiling.
+    named = [runs for runs in groups if runs[0].method == method and not runs[0].config.get("inverse")]
+    # Two configurations of ERM would make two differences: which one is meant, nobody can tell.
+    return named[0] if len(named) == 1 else []
+
+
+def _by_seed(runs: Sequence[Digest], metric: str) -> dict[int, float]:
+    return {run.seed: run.scores[metric].value for run in runs if metric in run.scores}
+
+
+def _difference(mine: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
+    values = [mine[seed] - base[seed] for seed in sorted(mine.keys() & base.keys())]
+    if not values:
+        return None
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return Difference(mean, 1)
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
+    return Difference(mean, len(values), mean - half, mean + half)
+
+
+def _gap_closed(mine: Mapping[int, float], base: Mapping[int, float], ceiling: Mapping[int, float]) -> float | None:
+    seeds = mine.keys() & base.keys() & ceiling.keys()
+    gap = sum(ceiling[seed] - base[seed] for seed in seeds)
+    return sum(mine[seed] - base[seed] for seed in seeds) / gap if gap > 0 else None

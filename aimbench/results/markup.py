@@ -1,0 +1,82 @@
+"""Grids of text as Markdown and LaTeX, with everything escaped that could become markup."""
+
+import html
+from collections.abc import Container, Sequence
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "≈": r"$\approx$",
+        # A cell that starts with a bracket would be read as the option of the line break before it.
+        "[": "{[}",
+        "]": "{]}",
+    }
+)
+
+
+def markdown_grid(lines: list[list[str]], bold: Container[tuple[int, int]] = ()) -> list[str]:
+    """Returns the lines of a table; ``bold`` holds (line, column) of cells to set in bold, line 0 is the header."""
+    header, *rows = [
+        [
+            f"**{_markdown_cell(cell)}**" if (line, column) in bold else _markdown_cell(cell)
+            for column, cell in enumerate(cells)
+        ]
+        for line, cells in enumerate(lines)
+    ]
+    return [_markdown_line(line) for line in [header, ["---"] * len(header), *rows]]
+
+
+def latex_table(
+    lines: list[list[str]], caption: str, comments: list[str], bold: Container[tuple[int, int]] = ()
+) -> str:
+    """Returns a booktabs table; ``comments`` stand before it and ``bold`` is as in `markdown_grid`."""
+    header, *rows = [
+        " & ".join(
+            rf"\textbf{{{cell.translate(_LATEX)}}}" if (line, column) in bold else cell.translate(_LATEX)
+            for column, cell in enumerate(cells)
+        )
+        + r" \\"
+        for line, cells in enumerate(lines)
+    ]
+    return "\n".join(
+        [
+            *(f"% {' '.join(comment.split())}" for comment in comments),
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption.translate(_LATEX)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(lines[0])}}}",
+            r"\toprule",
+            header,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def bullets(lines: Sequence[str]) -> list[str]:
+    """Returns a list, one item a line."""
+    return [f"- {line}" for line in lines]
+
+
+def _markdown_cell(text: str) -> str:
+    # Names may come from others: neither a bar nor a tag may become part of the page.
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+
+
+def _markdown_line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,104 @@
+"""Evidence against ERM as text: Markdown and LaTeX in percent, CSV and JSON as full fractions."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from aimbench.results.evidence import Difference, Evidence
+from aimbench.results.markup import bullets, latex_table, markdown_grid
+from aimbench.results.render import Format, title
+from aimbench.results.tables import Cell, Table
+
+_MISSING = "-"
+NOTES = (
+    "Difference to ERM: points, over the seeds that both have, with Student's 95 % interval over the seeds "
+    "(what another seed would change; a single seed has none).",
+    "Gap closed: (method - ERM) / (oracle mask - ERM). ≈ says that the seeds do not tell the oracle from ERM, "
+    "or that there is one seed only.",
+    "The oracle reads ground-truth masks: a ceiling, not a competitor.",
+)
+
+
+def render_evidence(found: Sequence[tuple[Table, Sequence[Evidence]]], format: Format) -> str:
+    """Returns the evidence of several tables as text.
+
+    Args:
+        found: Each table with its evidence, as from `aimbench.results.evidence.make_evidence`.
+        format: ``md``, ``csv``, ``json`` or ``latex``.
+    """
+    if format == "csv":
+        return _csv(found)
+    if format == "json":
+        return json.dumps([_flat(table, one) for table, evidence in found for one in evidence], indent=1) + "\n"
+    blocks = []
+    for table, evidence in found:
+        grids = [evidence_grid(list(members)) for _, members in groupby(evidence, key=lambda one: one.metric)]
+        if format == "md":
+            lines = [line for grid in grids for line in [*markdown_grid(grid), ""]]
+            blocks.append("\n".join([f"**{title(table)}**", "", *lines, *bullets([*table.notes[:1], *NOTES])]))
+        else:
+            caption = " ".join([f"{title(table)}.", *table.notes[:1], *NOTES])
+            blocks += [latex_table(grid, caption, [table.id]) for grid in grids]
+    head = "% Needs \\usepackage{booktabs}.\n" if format == "latex" else ""
+    return head + "\n\n".join(blocks) + "\n"
+
+
+def evidence_grid(evidence: Sequence[Evidence]) -> list[list[str]]:
+    """Returns the header and the rows of one metric as text."""
+    lines = [["Method", "Regime", "Config", "n", evidence[0].title, "Difference to ERM", "Gap closed"]]
+    for one in evidence:
+        row = one.row
+        config = ", ".join(part for part in (row.config, row.settings) if part)
+        gap = _MISSING if one.gap_closed is None else f"{100 * one.gap_closed:.0f} %" + " ≈" * one.gap_in_noise
+        value = _value(row.cells[one.metric])
+        lines.append([row.method, row.regime, config or _MISSING, str(row.n), value, _points(one.difference), gap])
+    return lines
+
+
+def _value(cell: Cell) -> str:
+    return f"{100 * cell.value:.1f}" + (f" ± {100 * cell.std:.1f}" if cell.std is not None else "")
+
+
+def _points(difference: Difference | None) -> str:
+    if difference is None:
+        return _MISSING
+    text = f"{100 * difference.value:+.1f}"
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def _csv(found: Sequence[tuple[Table, Sequence[Evidence]]]) -> str:
+    rows = [_flat(table, one) for table, evidence in found for one in evidence]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flat(table: Table, one: Evidence) -> dict[str, Any]:
+    difference = asdict(one.difference) if one.difference else {"value": None, "n": None, "low": None, "high": None}
+    return {
+        "table": table.id,
+        "dataset": table.dataset,
+        "variant": table.variant,
+        "kind": table.kind,
+        "backbone": table.backbone,
+        "selector": table.selector,
+        "metric": one.metric,
+        "method": one.row.method,
+        "regime": one.row.regime,
+        "config": one.row.config,
+        "settings": one.row.settings,
+        "n": one.row.n,
+        "value": one.row.cells[one.metric].value,
+        **{f"difference_{name}": value for name, value in difference.items()},
+        "gap_closed": one.gap_closed,
+        "gap_in_noise": one.gap_in_noise,
+        "records": " ".join(one.row.records),
+    }

@@ -1,0 +1,120 @@
+import csv
+import io
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from aimbench.cli.results import app
+from aimbench.results.digest import digest
+from aimbench.results.evidence import make_evidence
+from aimbench.results.store import Store
+from aimbench.results.tables import make_tables
+
+
+@pytest.fixture
+def records(make_record, make_metrics):
+    """Three seeds: ERM 0.50, 0.52, 0.54; AIM gains 0.1, 0.2, 0.3; the oracle gains 0.4 each time."""
+
+    def run(method, seed, wga, **other):
+        return make_record(method=method, seed=seed, metrics={"test": make_metrics(wga=wga)}, **other)
+
+    masks = {"train": "masks", "select": "class"}
+    found = []
+    for seed, gain in enumerate([0.1, 0.2, 0.3]):
+        erm = 0.50 + 0.02 * seed
+        found += [
+            run("erm", seed, erm),
+            run("aim", seed, erm + gain),
+            run("oracle_mask", seed, erm + 0.4, regime=masks, config={"inverse": False}),
+            run("oracle_mask", seed, erm - 0.3, regime=masks, config={"inverse": True}),
+        ]
+    return found
+
+
+def evidence_of(records, metric="worst_group_accuracy"):
+    runs = [digest(record) for record in records]
+    (table,) = make_tables(runs)
+    return {(e.row.method, e.row.config): e for e in make_evidence(table, runs) if e.metric == metric}
+
+
+def test_difference_and_gap_closed_are_as_worked_out_by_hand(records):
+    aim = evidence_of(records)["aim", ""]
+    assert aim.difference.value == pytest.approx(0.2)
+    # Student's t of 2 degrees is 4.303 in printed tables; the gains deviate by 0.1.
+    half = 4.303 * 0.1 / 3**0.5
+    assert (aim.difference.low, aim.difference.high) == (
+        pytest.approx(0.2 - half, abs=1e-4),
+        pytest.approx(0.2 + half, abs=1e-4),
+    )
+    assert aim.gap_closed == pytest.approx(0.5)
+    assert aim.gap_in_noise is False
+    assert aim.difference.n == 3
+
+
+def test_erm_stands_first_and_is_compared_with_nothing(records):
+    evidence = evidence_of(records)
+    assert next(iter(evidence)) == ("erm", "")
+    assert evidence["erm", ""].difference is None
+    assert evidence["erm", ""].gap_closed is None
+
+
+def test_the_oracle_closes_the_gap_and_its_inverse_opens_it(records):
+    evidence = evidence_of(records)
+    assert evidence["oracle_mask", "inverse=false"].gap_closed == pytest.approx(1)
+    assert evidence["oracle_mask", "inverse=true"].gap_closed == pytest.approx(-0.75)
+
+
+def test_runs_are_paired_by_seed(records):
+    # Without seed 2 of ERM, only seeds 0 and 1 of AIM count: gains 0.1 and 0.2.
+    kept = [r for r in records if (r.method.name, r.seed) != ("erm", 2)]
+    aim = evidence_of(kept)["aim", ""]
+    assert aim.difference.n == 2
+    assert aim.difference.value == pytest.approx(0.15)
+    assert aim.gap_closed == pytest.approx(0.375)
+
+
+def test_a_single_seed_has_no_interval_and_says_that_the_gap_is_uncertain(records):
+    aim = evidence_of([r for r in records if r.seed == 0])["aim", ""]
+    assert aim.difference.low is None
+    assert aim.gap_in_noise is True
+
+
+def test_no_gap_without_an_oracle_or_with_one_below_erm(records, make_record, make_metrics):
+    without = [r for r in records if r.method.name != "oracle_mask"]
+    assert evidence_of(without)["aim", ""].gap_closed is None
+    low = [
+        make_record(method="oracle_mask", seed=seed, regime={"train": "masks"}, metrics={"test": make_metrics(wga=0.1)})
+        for seed in range(3)
+    ]
+    assert evidence_of([*without, *low])["aim", ""].gap_closed is None
+
+
+def test_a_row_of_other_settings_is_not_compared(records, make_record, make_metrics):
+    other = make_record(method="jtt", training={"train": "all", "epochs": 3}, metrics={"test": make_metrics(wga=0.9)})
+    jtt = next(e for (method, _), e in evidence_of([*records, other]).items() if method == "jtt")
+    assert jtt.difference is None
+    assert jtt.gap_closed is None
+
+
+def test_two_configurations_of_erm_leave_nothing_to_compare_with(records, make_record):
+    second = make_record(config={"standardize": True})
+    assert evidence_of([*records, second])["aim", ""].difference is None
+
+
+def test_the_command_shows_it_in_every_format(records, tmp_path):
+    for record in records:
+        Store(tmp_path).write(record)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, ["evidence", "--results", str(tmp_path), *arguments]).stdout
+
+    text = run()
+    assert "| WGA | Difference to ERM | Gap closed |" in text
+    assert "| 72.0 ± 12.0 | +20.0 [-4.8, +44.8] | 50 % |" in text
+    rows = list(csv.DictReader(io.StringIO(run("--format", "csv"))))
+    aim = next(r for r in rows if (r["method"], r["metric"]) == ("aim", "worst_group_accuracy"))
+    assert float(aim["gap_closed"]) == pytest.approx(0.5)
+    assert len(json.loads(run("--format", "json"))) == len(rows)
+    assert run("--format", "latex").count(r"\toprule") == 2
+    assert "holds 'erm'" in CliRunner().invoke(app, ["evidence", "--results", str(tmp_path / "none")]).stderr
