@@ -27,7 +27,9 @@ def run(
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.", show_default="1e-4")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.", show_default="adamw")] = None,
-    schedule: Annotated[str | None, typer.Option(help="cosine or constant.", show_default="cosine")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="cosine, step (halves each quarter) or constant.", show_default="cosine")
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the network input, pixels.", show_default="224")
     ] = None,

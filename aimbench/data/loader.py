@@ -95,7 +95,7 @@ class ImageSource:
         self.fields = fields
         self._label = torch.from_numpy(np.asarray(dataset.split.label))
         self._group = torch.from_numpy(np.asarray(dataset.split.group))
-        self._requests = _Requests(batch_size)
+        self._requests = _Requests()
         self._loader: DataLoader[list[_Sample]] = DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_sampler=self._requests,
@@ -111,9 +111,14 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.dataset.split)
 
-    def epoch(self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False) -> Iterator[Batch]:
-        """Batches of the positions in ``order``; ``seed`` (of this epoch) decides the augmentation."""
-        self._requests.set(order, seed, drop_last=drop_last)
+    def epoch(
+        self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False, batch_size: int | None = None
+    ) -> Iterator[Batch]:
+        """Batches of the positions in ``order``; ``seed`` (of this epoch) decides the augmentation.
+
+        ``batch_size`` is the source's own unless given.
+        """
+        self._requests.set(order, seed, drop_last=drop_last, batch_size=batch_size or self.batch_size)
         for collated in self._loader:
             if isinstance(collated, DataError):
                 # A new one: an error that this frame also holds would be a cycle, which is freed in an order that
@@ -173,15 +178,14 @@ def cpu_split(workers: int | None, *, on_gpu: bool) -> tuple[int, int]:
 class _Requests:
     """A batch sampler whose epoch is set from outside."""
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self) -> None:
         self._batches: list[list[Request]] = []
 
-    def set(self, order: Sequence[int] | npt.NDArray[np.int64], seed: int, *, drop_last: bool) -> None:
+    def set(self, order: Sequence[int] | npt.NDArray[np.int64], seed: int, *, drop_last: bool, batch_size: int) -> None:
         seeds = np.random.default_rng([seed, 1]).integers(0, 2**62, size=len(order))
         requests = list(zip(map(int, order), map(int, seeds), strict=True))
-        end = len(requests) - len(requests) % self.batch_size if drop_last else len(requests)
-        self._batches = [requests[i : i + self.batch_size] for i in range(0, end, self.batch_size)]
+        end = len(requests) - len(requests) % batch_size if drop_last else len(requests)
+        self._batches = [requests[i : i + batch_size] for i in range(0, end, batch_size)]
 
     def __iter__(self) -> Iterator[list[Request]]:
         return iter(self._batches)

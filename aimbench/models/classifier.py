@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from aimbench.data.batch import Batch
@@ -81,6 +82,13 @@ class Standardize(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm1d(channels, affine=False)
 
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and scale ``(C,)`` that ``x`` is standardised by in evaluation: ``(x - mean) / scale``."""
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None
+        assert variance is not None
+        return mean, (variance + self.norm.eps).sqrt()
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``x`` standardised per channel, same shape."""
         flat = x.flatten(2) if x.dim() > 2 else x
@@ -102,3 +110,19 @@ class LinearHead(Head):
         """Classifies the pooled embedding of S3 (of the class token for a plain ViT)."""
         embedding = self._embed(features)
         return Output(logits=self.classifier(self.standardize(embedding)), embedding=embedding)
+
+    @torch.no_grad()
+    def set_linear(self, weight: Tensor, bias: Tensor) -> None:
+        """Sets the head so that logits are ``weight @ embedding + bias``, whether it standardises or not.
+
+        Args:
+            weight: ``(K, D)``.
+            bias: ``(K,)``.
+        """
+        if isinstance(self.standardize, Standardize):
+            # The layer sees (e - mean) / scale, so the scale and the shift are undone in its parameters.
+            mean, scale = self.standardize.statistics()
+            bias = bias + weight @ mean.to(weight)
+            weight = weight * scale.to(weight)
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)

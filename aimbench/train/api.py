@@ -4,7 +4,9 @@ from aimbench.data.batch import Batch
 from aimbench.models.backbones import STAGES, FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output, Standardize
 from aimbench.needs import GroupCounts
-from aimbench.train.method import Loss, Method, MethodConfig, Phase, Progress, Regime
+from aimbench.train.method import Loss, Method, MethodConfig, Regime
+from aimbench.train.phase import Fitted, Phase, Progress
+from aimbench.train.predictions import Embeddings, Predictions
 from aimbench.train.registry import register_method
 from aimbench.train.run import Run
 
@@ -12,7 +14,9 @@ __all__ = [
     "STAGES",
     "Batch",
     "Classifier",
+    "Embeddings",
     "FeaturePyramid",
+    "Fitted",
     "GroupCounts",
     "Head",
     "LinearHead",
@@ -21,6 +25,7 @@ __all__ = [
     "MethodConfig",
     "Output",
     "Phase",
+    "Predictions",
     "Progress",
     "Regime",
     "Run",

@@ -24,8 +24,8 @@ class TrainConfig(BaseModel):
     """Peak learning rate of the trained part of the backbone."""
     weight_decay: float = Field(1e-4, ge=0)
     """On weights of two or more dimensions; biases and norms are not decayed."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Cosine falls to zero at the end of each phase."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """Cosine falls to zero at the end of each phase; step halves after each quarter of it."""
     warmup_epochs: float = Field(0.0, ge=0)
     """Epochs over which the learning rate rises linearly from zero."""
     image_size: int = Field(224, ge=32)

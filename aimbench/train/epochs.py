@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from aimbench.data.dataset import ShardDataset
+from aimbench.metrics.groups import headline
+from aimbench.metrics.selectors import EpochScore
 from aimbench.train.predictions import Predictions
 
 
@@ -69,6 +72,24 @@ class EpochStore:
                     splits,
                 )
             yield self._read[path]
+
+    def predictions(self, phase: str, epoch: int) -> dict[str, Predictions]:
+        """Predictions of one epoch by split."""
+        return next(stored for name, number, _, stored in self.read() if (name, number) == (phase, epoch))
+
+    def scores(self, dataset: ShardDataset) -> list[EpochScore]:
+        """Headline metrics of every epoch on ``val`` and ``test``, in the order of training."""
+        groups = {split: dataset.split(split).group for split in ("val", "test")}
+        return [
+            EpochScore(
+                phase=phase,
+                epoch=epoch,
+                val=headline(stored["val"].label, stored["val"].prediction, groups["val"]),
+                test=headline(stored["test"].label, stored["test"].prediction, groups["test"]),
+                is_candidate=is_candidate,
+            )
+            for phase, epoch, is_candidate, stored in self.read()
+        ]
 
     def table(self) -> bytes:
         """All epochs as one Parquet file: phase, epoch, candidate, split, index, prediction, probability."""

@@ -129,7 +129,7 @@ class Experiment:
         started = time.perf_counter()
         trainer = self.trainer()
         trainer.fit()
-        predictions = {split: trainer.predict(split) for split in self.dataset.splits if split != "train"}
+        predictions = trainer.final_predictions()
         looked = self._look(trainer)
         seconds = trainer.earlier_seconds + time.perf_counter() - started
         record = self._record(trainer, predictions, looked, seconds)

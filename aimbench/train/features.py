@@ -118,11 +118,14 @@ class FeatureSource:
     def __len__(self) -> int:
         return len(self._split)
 
-    def epoch(self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False) -> Iterator[Batch]:
+    def epoch(
+        self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False, batch_size: int | None = None
+    ) -> Iterator[Batch]:
         """Batches of the positions in ``order``. Nothing is augmented, so ``seed`` changes nothing."""
-        end = len(order) - len(order) % self.batch_size if drop_last else len(order)
-        for start in range(0, end, self.batch_size):
-            index = torch.from_numpy(order[start : start + self.batch_size])
+        size = batch_size or self.batch_size
+        end = len(order) - len(order) % size if drop_last else len(order)
+        for start in range(0, end, size):
+            index = torch.from_numpy(order[start : start + size])
             features = [
                 self._features[i][index] if i in self._features else torch.empty(0)
                 for i in range(max(self._features) + 1)

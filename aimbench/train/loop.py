@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from aimbench.data.batch import Batch
-from aimbench.data.loader import epoch_order
-from aimbench.data.stream import StreamSource
 from aimbench.errors import ConfigError
-from aimbench.metrics.groups import headline
 from aimbench.metrics.selectors import EpochScore, select
 from aimbench.models.classifier import Classifier
 from aimbench.train import checkpoint
 from aimbench.train.config import TrainConfig
+from aimbench.train.epoch_batches import epoch_batches
 from aimbench.train.epochs import EpochStore
-from aimbench.train.method import Method, Phase, Progress
+from aimbench.train.method import Method
 from aimbench.train.optim import make_optimizer, set_learning_rate, set_train_mode, set_trainable
-from aimbench.train.predictions import Predictions, predict_split
+from aimbench.train.phase import Fitted, Phase, Progress
+from aimbench.train.predictions import Embeddings, Inference, Predictions
 from aimbench.train.progress import Reporter
 from aimbench.train.run import Run
 from aimbench.train.sources import RunData
@@ -79,10 +79,12 @@ class Trainer:
         self.clock = Clock()
         self.epochs = EpochStore(folder / "epochs")
         self._build = build
+        self._inference = Inference(fabric, data, config, reporter)
         self.model = self._fresh()
         self.earlier_seconds = 0.0  # wall time of the sessions before this one
         self._started = time.perf_counter()
         self._resume: dict[str, Any] | None = None
+        self._optimizer_state: dict[str, Any] | None = None  # of the last phase, for one that goes on with it
 
     @property
     def last_file(self) -> Path:
@@ -105,8 +107,9 @@ class Trainer:
             self.data.dataset,
             self.config,
             self.method.regime,
+            self.seed,
             self.folder / "artifacts",
-            lambda split: self.predict(split),
+            self,
         )
         names: set[str] = set()
         for number, phase in enumerate(self.method.phases(run)):
@@ -116,16 +119,43 @@ class Trainer:
             self._run_phase(number, phase)
             run.finished(phase.name)
         self.load_state(checkpoint.load(self.selected_file)["model"])
+        set_trainable(self.model, self.config.train)
 
     def predict(self, split: str) -> Predictions:
         """Predictions of the model as it stands."""
-        with self.fabric.autocast():
-            return predict_split(
-                self.model,
-                self.data.evaluation(split),
-                self.fabric.device,
-                channels_last=self.config.channels_last,
-            )
+        return self._inference.predict(self.model, split)
+
+    def final_predictions(self) -> dict[str, Predictions]:
+        """Predictions of the selected model on every split but the training one.
+
+        For a method that trains on the validation split, those of the validation split are the held-out
+        ones that it was selected by.
+        """
+        splits = [name for name in self.data.dataset.splits if name != "train"]
+        predictions = {split: self.predict(split) for split in splits}
+        if self.method.regime.train == "val_groups":
+            chosen = checkpoint.load(self.selected_file)
+            predictions["val"] = self.epochs.predictions(chosen["phase"], chosen["epoch"])["val"]
+        return predictions
+
+    def embed(self, split: str) -> Embeddings:
+        """Embeddings of the model as it stands."""
+        return self._inference.embed(self.model, split)
+
+    def photographs(self, split: str) -> Iterator[Batch]:
+        """Batches of images in the split's order, on the device, without augmentation."""
+        return self._inference.photographs(split)
+
+    @contextmanager
+    def selected(self) -> Iterator[Classifier]:
+        """The model of the epoch that the selector chose in the last phase; afterwards the last one again."""
+        last = {name: value.clone() for name, value in self._state().items()}
+        self.load_state(checkpoint.load(self.selected_file)["model"])
+        self.model.eval()
+        try:
+            yield self.model
+        finally:
+            self.load_state(last)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Loads what ``_state`` returned."""
@@ -156,27 +186,62 @@ class Trainer:
     def _run_phase(self, number: int, phase: Phase) -> None:
         config = self.config.model_copy(update=dict(phase.settings or {}))
         epochs = config.epochs if phase.epochs is None else phase.epochs
-        first = 0
         if self._resume is not None and number < self._resume["phase"]:
             self.load_state(checkpoint.load(self._phase_file(number))["model"])
             return
-        if phase.start == "pretrained" and number > 0:
-            self.model = self._fresh()
+        if number > 0:
+            self._start(phase)
+        set_trainable(self.model, config.train)
         torch.manual_seed(_seed(self.seed, 1, number))
-        optimizer = make_optimizer(self.model, config, self.method.learning_rates())
-        model, optimizer = self.fabric.setup(self.model, optimizer)
-        if self._resume is not None:
-            first = self._restore(optimizer)
-        for epoch in range(first, epochs):
-            self._train_epoch(model, optimizer, config, phase, number, epoch, epochs)
-            self._end_epoch(optimizer, phase, number, epoch, epochs)
+        if phase.fit is None:
+            self._train_phase(number, phase, config, epochs)
+        else:
+            self._fit_phase(number, phase, phase.fit, epochs)
         checkpoint.save(self._phase_file(number), {"model": self._state()})
 
-    def _restore(self, optimizer: Any) -> int:
+    def _start(self, phase: Phase) -> None:
+        if phase.start == "pretrained":
+            self.model = self._fresh()
+        elif phase.start == "new_head":
+            backbone = {name: value.clone() for name, value in self.model.pyramid.state_dict().items()}
+            self.model = self._fresh()
+            self.model.pyramid.load_state_dict(backbone)
+
+    def _train_phase(self, number: int, phase: Phase, config: TrainConfig, epochs: int) -> None:
+        optimizer = make_optimizer(self.model, config, self.method.learning_rates())
+        model, optimizer = self.fabric.setup(self.model, optimizer)
+        if phase.keep_optimizer:
+            config = config.model_copy(update={"schedule": "constant", "warmup_epochs": 0.0})
+            if self._optimizer_state is not None:
+                optimizer.load_state_dict(self._optimizer_state)
+                for group in optimizer.param_groups:
+                    group["base_lr"] = group["lr"]
+        for epoch in range(self._restore(optimizer), epochs):
+            self._train_epoch(model, optimizer, config, phase, number, epoch, epochs)
+            self._end_epoch(optimizer, phase, number, epoch, epochs)
+        self._optimizer_state = optimizer.state_dict()
+
+    def _fit_phase(self, number: int, phase: Phase, fit: Callable[[Classifier, int], Fitted], epochs: int) -> None:
+        for epoch in range(self._restore(None), epochs):
+            self.model.eval()
+            fitted = fit(self.model, epoch)
+            if self.method.regime.train == "val_groups" and fitted.held_out is None:
+                raise ConfigError(
+                    f"method '{self.method.name}' trains on the validation split, so phase '{phase.name}' must"
+                    " return held-out predictions of it: Fitted(held_out=...)"
+                )
+            self.clock.log.append({"phase": phase.name, "epoch": epoch, **fitted.log})
+            self._end_epoch(None, phase, number, epoch, epochs, fitted.held_out)
+        self._optimizer_state = None
+
+    def _restore(self, optimizer: Any | None) -> int:
+        """Goes on from the checkpoint of a killed session if there is one; the first epoch to train."""
         state, self._resume = self._resume, None
-        assert state is not None
+        if state is None:
+            return 0
         self.load_state(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        if optimizer is not None:
+            optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_random_state(state["random"])
         return int(state["epoch"]) + 1
 
@@ -190,12 +255,13 @@ class Trainer:
         epoch: int,
         epochs: int,
     ) -> None:
-        size, steps, batches = self._batches(phase, config, _seed(self.seed, 2, number, epoch))
+        plan = epoch_batches(self.data, phase, config, _seed(self.seed, 2, number, epoch))
+        steps = plan.steps
         started, images = time.perf_counter(), 0
         sums: dict[str, float] = {}
         set_train_mode(self.model)
-        with self.reporter.task(f"{phase.name} {epoch + 1}/{epochs}", size) as task:
-            for step, batch in enumerate(batches, start=epoch * steps):
+        with self.reporter.task(f"{phase.name} {epoch + 1}/{epochs}", plan.samples) as task:
+            for step, batch in enumerate(plan.batches, start=epoch * steps):
                 set_learning_rate(optimizer, config, step, epochs * steps, steps)
                 loaded = batch.to(self.fabric.device, channels_last=config.channels_last)
                 values = self._step(model, optimizer, loaded, config, Progress(epoch, epochs, step, epochs * steps))
@@ -208,25 +274,6 @@ class Trainer:
         self.clock.log.append(
             {"phase": phase.name, "epoch": epoch, **{name: total / images for name, total in sums.items()}}
         )
-
-    def _batches(self, phase: Phase, config: TrainConfig, seed: int) -> tuple[int, int, Iterator[Batch]]:
-        """Samples, steps and batches of one training epoch; ``seed`` is the epoch's."""
-        source = self.data.training()
-        if isinstance(source, StreamSource):
-            if phase.weights is not None or phase.subset is not None:
-                raise ConfigError(
-                    f"phase '{phase.name}' of method '{self.method.name}' weights or leaves out samples, which a"
-                    " stream cannot; use --loader indexed"
-                )
-            size = len(source)
-            drop_last = _ends_alone(size, config.batch_size)
-            batches = source.epoch(seed, drop_last=drop_last)
-        else:
-            order = epoch_order(len(source), seed, weights=phase.weights, subset=phase.subset)
-            size = len(order)
-            drop_last = _ends_alone(size, config.batch_size)
-            batches = source.epoch(order, seed, drop_last=drop_last)
-        return size, size // config.batch_size if drop_last else -(-size // config.batch_size), batches
 
     def _step(
         self, model: Any, optimizer: Any, batch: Any, config: TrainConfig, progress: Progress
@@ -246,11 +293,21 @@ class Trainer:
         optimizer.step()
         return {name: float(value.detach()) for name, value in values.items()}
 
-    def _end_epoch(self, optimizer: Optimizer, phase: Phase, number: int, epoch: int, epochs: int) -> None:
+    def _end_epoch(
+        self,
+        optimizer: Optimizer | None,
+        phase: Phase,
+        number: int,
+        epoch: int,
+        epochs: int,
+        held_out: Predictions | None = None,
+    ) -> None:
         random = checkpoint.random_state()  # evaluation must not move the generators of training
         splits = [name for name in self.data.dataset.splits if name != "train"]
         predictions = {split: self.predict(split) for split in splits}
         checkpoint.set_random_state(random)
+        if held_out is not None:
+            predictions["val"] = held_out
         is_candidate = epoch >= min(phase.candidates_from, epochs - 1)
         self.epochs.write(phase.name, number, epoch, predictions, is_candidate=is_candidate)
         scores = self.scores()
@@ -265,7 +322,7 @@ class Trainer:
                 "phase": number,
                 "epoch": epoch,
                 "model": model,
-                "optimizer": optimizer.state_dict(),
+                "optimizer": {} if optimizer is None else optimizer.state_dict(),
                 "random": random,
                 "clock": vars(self.clock),
             },
@@ -280,27 +337,10 @@ class Trainer:
 
     def scores(self) -> list[EpochScore]:
         """Headline metrics of every epoch so far, in order."""
-        return [
-            EpochScore(
-                phase=phase,
-                epoch=epoch,
-                val=self._headline("val", predictions["val"]),
-                test=self._headline("test", predictions["test"]),
-                is_candidate=is_candidate,
-            )
-            for phase, epoch, is_candidate, predictions in self.epochs.read()
-        ]
-
-    def _headline(self, split: str, predictions: Predictions) -> dict[str, float]:
-        return headline(predictions.label, predictions.prediction, self.data.dataset.split(split).group)
+        return self.epochs.scores(self.data.dataset)
 
     def _phase_file(self, number: int) -> Path:
         return self.folder / f"phase-{number}.pt"
-
-
-def _ends_alone(size: int, batch_size: int) -> bool:
-    """Whether the last batch would hold a single sample, on which batch norm cannot train."""
-    return size % batch_size == 1
 
 
 def _seed(*parts: int) -> int:

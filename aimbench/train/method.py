@@ -8,11 +8,8 @@ declares them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -21,6 +18,7 @@ from aimbench.errors import ConfigError, nearest_names
 from aimbench.models.backbones import FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output
 from aimbench.needs import MEANING, GroupCounts, unmet
+from aimbench.train.phase import Phase, Progress
 from aimbench.train.registry import method_card
 
 if TYPE_CHECKING:
@@ -33,12 +31,13 @@ class Regime(BaseModel):
     """The labels that a method consumes.
 
     Attributes:
-        train: read in training: ``none``, ``class``, ``groups`` (of the training set) or ``masks``.
+        train: read in training: ``none``, ``class``, ``groups`` (of the training set), ``masks``, or
+            ``val_groups``: the method also trains on the validation split and reads its groups.
         select: read to choose epoch and settings: ``none``, ``class`` or ``val_groups``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    train: Literal["none", "class", "groups", "masks"] = "class"
+    train: Literal["none", "class", "groups", "masks", "val_groups"] = "class"
     select: Literal["none", "class", "val_groups"] = "class"
 
     @property
@@ -51,47 +50,6 @@ class MethodConfig(BaseModel):
     """Base of every method's settings; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands.
-
-    Attributes:
-        epoch: of this phase, from 0.
-        epochs: of this phase.
-        step: of this phase, from 0.
-        steps: of this phase.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training with one optimiser and one schedule.
-
-    Attributes:
-        name: unique within the method; names its checkpoints and curves.
-        epochs: None takes the run's number of epochs.
-        start: ``pretrained`` builds backbone and head anew; ``current`` goes on from the last phase.
-        weights: ``(N_train,)`` sampling weights, drawn with replacement; None shuffles.
-        subset: positions of the training split to train on; a repeated position is a repeated sample.
-        settings: training settings that this phase changes, e.g. ``{"lr": 1e-4}``.
-        candidates_from: first epoch (from 0) that a selector may choose. Earlier models are not yet the
-            method's: AIM's masks, say, are still being closed. The last epoch is always a candidate.
-    """
-
-    name: str = "train"
-    epochs: int | None = None
-    start: Literal["pretrained", "current"] = "current"
-    weights: npt.NDArray[np.float64] | None = None
-    subset: npt.NDArray[np.int64] | None = None
-    settings: Mapping[str, Any] | None = None
-    candidates_from: int = 0
 
 
 class Method:

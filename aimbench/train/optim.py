@@ -83,6 +83,8 @@ def set_learning_rate(optimizer: Optimizer, config: TrainConfig, step: int, step
         factor = (step + 1) / warmup
     elif config.schedule == "constant":
         factor = 1.0
+    elif config.schedule == "step":
+        factor = 0.5 ** (4 * step // steps)
     else:
         factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
     for group in optimizer.param_groups:

@@ -1,15 +1,21 @@
-"""What a model said of every sample of a split."""
+"""What a model says of every sample of a split."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from aimbench.data.batch import Batch
+from aimbench.errors import ConfigError
 from aimbench.models.classifier import Output
-from aimbench.train.sources import Source
+from aimbench.train.config import TrainConfig
+from aimbench.train.progress import Reporter
+from aimbench.train.sources import RunData
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Writes the arrays to ``path`` (.npz), whole or not at all."""
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, label=self.label, prediction=self.prediction, probability=self.probability)
-        partial.replace(path)
+        _save(path, label=self.label, prediction=self.prediction, probability=self.probability)
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
@@ -44,28 +48,102 @@ class Predictions:
             return cls(arrays["label"], arrays["prediction"], arrays["probability"])
 
 
-@torch.no_grad()
-def predict_split(model: nn.Module, source: Source, device: torch.device, *, channels_last: bool) -> Predictions:
-    """Runs ``model`` in evaluation mode over every sample of ``source``, each exactly once."""
-    model.eval()
-    size = len(source)
-    prediction = np.zeros(size, dtype=np.int64)
-    probability = np.zeros(size, dtype=np.float32)
-    label = np.zeros(size, dtype=np.int64)
-    heads: dict[str, npt.NDArray[np.int64]] = {}
-    for batch in source.epoch(np.arange(size), seed=0):
-        output: Output = model(batch.to(device, channels_last=channels_last))
-        scores = output.logits.float().softmax(dim=1).cpu()
-        index = batch.index.numpy()
-        prediction[index] = scores.argmax(dim=1).numpy()
-        probability[index] = scores.gather(1, batch.label[:, None]).squeeze(1).numpy()
-        label[index] = batch.label.numpy()
-        for name, logits in _further_heads(output).items():
-            heads.setdefault(name, np.zeros(size, dtype=np.int64))[index] = logits.argmax(dim=1).cpu().numpy()
-    return Predictions(label, prediction, probability, heads)
+@dataclass(frozen=True)
+class Embeddings:
+    """What the last linear layer sees of every sample of a split, in the split's order.
+
+    Attributes:
+        embedding: ``(N, D)`` float32.
+        label: ``(N,)`` class indices.
+    """
+
+    embedding: npt.NDArray[np.float32]
+    label: npt.NDArray[np.int64]
+
+    def save(self, path: Path) -> None:
+        """Writes the arrays to ``path`` (.npz), whole or not at all."""
+        _save(path, embedding=self.embedding, label=self.label)
+
+    @classmethod
+    def load(cls, path: Path) -> "Embeddings":
+        """Reads what ``save`` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["embedding"], arrays["label"])
+
+
+class Inference:
+    """Runs a model in evaluation mode over whole splits, each sample exactly once.
+
+    Args:
+        fabric: device and precision.
+        data: the run's sources.
+        config: memory layout and batch size.
+        reporter: shows progress.
+    """
+
+    def __init__(self, fabric: Fabric, data: RunData, config: TrainConfig, reporter: Reporter) -> None:
+        self._fabric = fabric
+        self._data = data
+        self._config = config
+        self._reporter = reporter
+
+    def predict(self, model: nn.Module, split: str) -> Predictions:
+        """What ``model`` says of every sample of a split."""
+        size = len(self._data.evaluation(split))
+        prediction = np.zeros(size, dtype=np.int64)
+        probability = np.zeros(size, dtype=np.float32)
+        label = np.zeros(size, dtype=np.int64)
+        heads: dict[str, npt.NDArray[np.int64]] = {}
+        for batch, output in self._outputs(model, split):
+            scores = output.logits.float().softmax(dim=1).cpu()
+            index = batch.index.numpy()
+            prediction[index] = scores.argmax(dim=1).numpy()
+            probability[index] = scores.gather(1, batch.label[:, None]).squeeze(1).numpy()
+            label[index] = batch.label.numpy()
+            for name, logits in _further_heads(output).items():
+                heads.setdefault(name, np.zeros(size, dtype=np.int64))[index] = logits.argmax(dim=1).cpu().numpy()
+        return Predictions(label, prediction, probability, heads)
+
+    def embed(self, model: nn.Module, split: str) -> Embeddings:
+        """The head's embedding of every sample of a split.
+
+        Raises:
+            ConfigError: the head gives no embedding.
+        """
+        rows: list[npt.NDArray[np.float32]] = []
+        labels: list[npt.NDArray[np.int64]] = []
+        for batch, output in self._outputs(model, split):
+            if output.embedding is None:
+                raise ConfigError("the method asks for embeddings, but its head's Output holds none")
+            rows.append(output.embedding.float().cpu().numpy())
+            labels.append(batch.label.numpy())
+        return Embeddings(np.concatenate(rows), np.concatenate(labels))
+
+    def photographs(self, split: str) -> Iterator[Batch]:
+        """Batches of images in the split's order, on the device, without augmentation."""
+        source = self._data.photographs(split, self._config.batch_size, region=False)
+        with self._reporter.task(f"images of {split}", len(source)) as task:
+            for batch in source.epoch(np.arange(len(source)), seed=0):
+                yield batch.to(self._fabric.device, channels_last=self._config.channels_last)
+                task.advance(len(batch))
+
+    def _outputs(self, model: nn.Module, split: str) -> Iterator[tuple[Batch, Output]]:
+        """Batches (on the CPU, in the split's order) with what the model says of them."""
+        source = self._data.evaluation(split)
+        model.eval()
+        for batch in source.epoch(np.arange(len(source)), seed=0):
+            with torch.no_grad(), self._fabric.autocast():
+                output = model(batch.to(self._fabric.device, channels_last=self._config.channels_last))
+            yield batch, output
 
 
 def _further_heads(output: Output) -> dict[str, Tensor]:
     if not output.stage_logits:
         return {}
     return {**output.stage_logits, "mean": torch.stack(list(output.stage_logits.values())).mean(dim=0)}
+
+
+def _save(path: Path, **arrays: npt.NDArray[np.generic]) -> None:
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
+    partial.replace(path)

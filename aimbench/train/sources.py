@@ -1,6 +1,7 @@
 """Where a run's batches come from: photographs, or features of a frozen backbone computed once."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,8 +25,10 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False) -> Iterator[Batch]:
-        """Batches of the positions in ``order``."""
+    def epoch(
+        self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False, batch_size: int | None = None
+    ) -> Iterator[Batch]:
+        """Batches of the positions in ``order``; ``batch_size`` is the source's own unless given."""
         ...
 
 
@@ -80,19 +83,20 @@ class RunData:
             data_root, dataset.manifest.fingerprint, pyramid, transform.without_augmentation()
         )
 
-    def training(self) -> Source | StreamSource:
-        """The training split, with what the regime opens."""
+    def training(self, *, augment: bool, images: bool = False) -> Source | StreamSource:
+        """The training split, with what the regime opens; ``images`` even where features are cached."""
+        transform = replace(self.transform, augment=augment)
         if self._stream:
             return StreamSource(
                 self.dataset.split("train"),
-                self.transform,
+                transform,
                 self._batch_size,
                 mask_threshold=self.dataset.card.ground_truth.mask_threshold,
                 fields=self._fields,
                 workers=self._workers,
                 pin_memory=self._device.type == "cuda",
             )
-        return self._source("train", self.transform, self._batch_size)
+        return self._source("train", transform, self._batch_size, images=images)
 
     def evaluation(self, split: str) -> Source:
         """Any split without augmentation, with what the regime opens."""
@@ -103,10 +107,10 @@ class RunData:
         fields = frozenset({"mask"}) if region else frozenset[str]()
         return self._images(split, self.transform.without_augmentation(), batch_size, fields, cached=False)
 
-    def _source(self, split: str, transform: TransformConfig, batch_size: int) -> Source:
-        name = f"{split}{' augmented' if transform.augment else ''}"
+    def _source(self, split: str, transform: TransformConfig, batch_size: int, *, images: bool = False) -> Source:
+        name = f"{split}{' augmented' if transform.augment else ''}{' images' if images else ''}"
         if name not in self._sources:
-            if self.frozen:
+            if self.frozen and not images and not transform.augment:
                 self._compute_features(split)
                 self._sources[name] = FeatureSource(
                     self._features,
@@ -117,7 +121,7 @@ class RunData:
                     fields=self._fields,
                 )
             else:
-                self._sources[name] = self._images(split, transform, batch_size, self._fields, cached=True)
+                self._sources[name] = self._images(split, transform, batch_size, self._fields, cached=not images)
         return self._sources[name]
 
     def _compute_features(self, split: str) -> None:

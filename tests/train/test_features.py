@@ -94,7 +94,7 @@ def test_a_stopped_computation_is_not_taken_for_a_whole_one(
 
 def test_augmentation_needs_images(experiment: Callable[..., Any]) -> None:
     trainer = experiment(training={"augment": True}).trainer()
-    batch = next(iter(trainer.data.training().epoch(np.arange(4), seed=0)))
+    batch = next(iter(trainer.data.training(augment=True).epoch(np.arange(4), seed=0)))
     assert batch.has_image
     assert batch.features is None
 

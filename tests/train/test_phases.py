@@ -9,21 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from aimbench.errors import ConfigError, RegimeError
-from aimbench.train import checkpoint, registry
-from aimbench.train.api import Batch, Classifier, Loss, Method, Phase, Progress, Regime, Run, register_method
+from aimbench.train import checkpoint
+from aimbench.train.api import Batch, Classifier, Loss, Method, Phase, Progress, Run
 
 Define = Callable[..., type[Method]]
-
-
-@pytest.fixture
-def define(monkeypatch: pytest.MonkeyPatch) -> Define:
-    """Registers a method for one test."""
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-
-    def register(cls: type[Method], train: str = "class") -> type[Method]:
-        return register_method("made_up", regime=Regime(train=train), source="a test")(cls)  # type: ignore[arg-type]
-
-    return register
 
 
 class Recording(Method):

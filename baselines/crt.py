@@ -1,0 +1,57 @@
+"""Class-balanced last-layer retraining: train by ERM, then train a new last layer with every class equally often.
+
+The control for DFR: the same second stage without group labels.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from pydantic import Field
+from torch.nn import functional as F
+
+from aimbench.train.api import (
+    Batch,
+    Classifier,
+    Loss,
+    Method,
+    MethodConfig,
+    Phase,
+    Progress,
+    Regime,
+    Run,
+    register_method,
+)
+
+
+class CRTConfig(MethodConfig):
+    """Settings of classifier retraining."""
+
+    retrain_epochs: int | None = Field(None, ge=1)
+    """Passes over the training split in which the new last layer is trained. None: as many as for ERM."""
+
+
+@register_method(
+    "crt",
+    regime=Regime(train="class", select="class"),
+    source="Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217",
+)
+class CRT(Method):
+    """Backbone of an ERM model kept, a new last layer trained with class-balanced sampling."""
+
+    Config = CRTConfig
+
+    def phases(self, run: Run) -> Iterator[Phase]:
+        """ERM; then a new head on the frozen backbone, every class drawn equally often."""
+        yield Phase("erm")
+        counts = np.bincount(run.labels, minlength=run.num_classes)
+        yield Phase(
+            "retrain",
+            epochs=self.config.retrain_epochs,
+            start="new_head",
+            weights=1 / counts[run.labels],
+            settings={"train": "head"},
+        )
+
+    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+        """Mean cross-entropy."""
+        return F.cross_entropy(model(batch).logits, batch.label)

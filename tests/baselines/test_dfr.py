@@ -1,0 +1,87 @@
+"""DFR's last layer is scikit-learn's solution, on the samples that the paper takes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.preprocessing import StandardScaler
+
+from aimbench.baselines import dfr
+
+STRENGTHS = (0.3, 0.03)
+
+
+@pytest.mark.parametrize("method", ["dfr_val", "dfr_train"])
+def test_the_head_is_scikit_learns_solution(method: str, experiment: Callable[..., Any]) -> None:
+    settings = {"inverse_strengths": STRENGTHS, "retrains": 3}
+    trial = experiment(method, settings=settings, training={"epochs": 1}, selector="last")
+    trainer = trial.trainer()
+    trainer.fit()  # the last candidate is C = 0.03
+    embeddings = {split: trainer.embed(split) for split in ("train", "val", "test")}
+    scaler = StandardScaler().fit(embeddings["train"].embedding)
+    fitted_on = "val" if method == "dfr_val" else "train"
+    rows, group = embeddings[fitted_on], trial.dataset.split(fitted_on).group
+    decisions = []
+    for draw in range(3):
+        subset = dfr.balanced_subset(group, np.random.default_rng([trial.request.seed, draw]))
+        model = LogisticRegression(l1_ratio=1.0, C=0.03, solver="liblinear", tol=1e-8, max_iter=10_000)
+        model.fit(scaler.transform(rows.embedding[subset]), rows.label[subset])
+        decisions.append(model.decision_function(scaler.transform(embeddings["test"].embedding)))
+    source = trainer.data.evaluation("test")
+    with torch.no_grad():
+        (logits,) = (trainer.model.eval()(b).logits for b in source.epoch(np.arange(len(source)), 0, batch_size=1000))
+    np.testing.assert_allclose((logits[:, 1] - logits[:, 0]).numpy(), np.mean(decisions, axis=0), atol=5e-3)
+
+
+def test_a_subset_has_as_many_of_every_group_as_the_smallest() -> None:
+    group = np.array([0] * 50 + [1] * 7 + [3] * 20)
+    subset = dfr.balanced_subset(group, np.random.default_rng(0))
+    assert np.bincount(group[subset]).tolist() == [7, 7, 0, 7]
+    assert len(set(subset)) == len(subset)
+    assert not np.array_equal(subset, dfr.balanced_subset(group, np.random.default_rng(1)))
+
+
+def test_more_than_two_classes_are_one_against_the_rest() -> None:
+    generator = np.random.default_rng(0)
+    label = np.repeat([0, 1, 2], 40)
+    embedding = generator.normal(size=(120, 5)) + 2 * np.eye(5)[label]
+    weight, bias = dfr.logistic_regression(embedding, label, 0.5, "l2", seed=0)
+    expected = OneVsRestClassifier(LogisticRegression(l1_ratio=0.0, C=0.5, solver="liblinear")).fit(embedding, label)
+    np.testing.assert_array_equal((embedding @ weight.T + bias).argmax(axis=1), expected.predict(embedding))
+    np.testing.assert_allclose(embedding @ weight.T + bias, expected.decision_function(embedding), atol=1e-2)
+
+
+def test_no_validation_sample_is_predicted_by_a_fit_that_saw_it(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[tuple[int, np.ndarray]] = []
+    original = dfr.DFRVal.fit_balanced
+
+    def recording(self: Any, embedding: Any, *args: Any, **kwargs: Any) -> Any:
+        weight, bias = original(self, embedding, *args, **kwargs)
+        fits.append((len(embedding), embedding))
+        return np.full_like(weight, len(fits)), bias  # a mark: which fit predicted
+
+    def logits_noted(logits: np.ndarray, label: np.ndarray) -> Any:
+        noted.append(logits)
+        return as_predictions(logits, label)
+
+    noted: list[np.ndarray] = []
+    as_predictions = dfr.as_predictions
+    monkeypatch.setattr(dfr.DFRVal, "fit_balanced", recording)
+    monkeypatch.setattr(dfr, "as_predictions", logits_noted)
+    trial = experiment("dfr_val", settings={"inverse_strengths": (0.1,), "retrains": 1}, training={"epochs": 1})
+    trial.trainer().fit()
+    (whole, everything), (_, first), (_, second) = fits
+    assert len(first) + len(second) == whole
+    # The mark is the weight's value, so a logit is the sum of the embedding times the mark of its fit.
+    marks = noted[0][:, 0] / everything.sum(axis=1)
+    by_first = np.isclose(marks, 2, atol=0.2)
+    assert by_first.sum() == len(second)
+    for row, predicted_by_first in zip(everything, by_first, strict=True):
+        fitted = first if predicted_by_first else second
+        assert not (fitted == row).all(axis=1).any()
