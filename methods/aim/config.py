@@ -1,8 +1,8 @@
 """AIM's settings. Each choice that the paper's text leaves open is a field here."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aimbench.train.api import MethodConfig
 
@@ -38,6 +38,11 @@ class AIMConfig(MethodConfig):
     """Classifiers pool over all positions (masked ones count as zero) or over the active ones."""
     guided: bool = False
     """Beyond the paper: a finer stage's mask estimator also sees the coarser stage's fused map."""
+    objectness: float = Field(0.0, ge=0)
+    """Beyond the paper: weight in every mask logit of the backbone's own feature energy, standardised within the
+    image. Positions where the pretrained network responds little then close first."""
+    features: Literal["topdown", "backbone"] = "topdown"
+    """``backbone`` is beyond the paper: the classifier reads S3 itself under the mask, as ERM reads it without one."""
     width: int = Field(256, ge=1)
     """Channels of the top-down features."""
     mask_width: int = Field(64, ge=1)
@@ -46,3 +51,9 @@ class AIMConfig(MethodConfig):
     """Standardise backbone features channel by channel on entry. None: yes if the backbone is frozen."""
     mask_lr_factor: float = Field(1.0, gt=0)
     """Learning rate of the mask estimators relative to the head's."""
+
+    @model_validator(mode="after")
+    def _one_stage_without_topdown(self) -> Self:
+        if self.features == "backbone" and self.stop_stage != 3:
+            raise ValueError("features=backbone has nothing to fuse: it needs stop_stage=3")
+        return self

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -99,3 +100,25 @@ class TopDown(AIM):
     """AIM's top-down path with every mask open: what the extra layers bring without masking."""
 
     Config = TopDownConfig
+
+
+class AIMPlusConfig(AIMConfig):
+    """AIM with what goes beyond the paper switched on."""
+
+    objectness: float = Field(2.0, ge=0)
+    """Weight in every mask logit of the backbone's own feature energy; 0 is AIM."""
+    features: Literal["topdown", "backbone"] = "backbone"
+    """The classifier reads the backbone's map under the mask; ``topdown`` is AIM."""
+    active_area: float = Field(0.25, gt=0, le=1)
+    """Target share of active mask positions."""
+
+
+@register_method(
+    "aim_plus",
+    regime=Regime(train="class", select="class"),
+    source="aimbench: AIM of Alshami et al. 2025 with masks that start at the backbone's feature energy",
+)
+class AIMPlus(AIM):
+    """AIM whose masks start where the pretrained network responds most, read by ERM's own classifier."""
+
+    Config = AIMPlusConfig

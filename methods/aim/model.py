@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aimbench.methods.aim.branches import BackboneBranch, TopDownBranch, energy
 from aimbench.methods.aim.config import AIMConfig
 from aimbench.methods.aim.gumbel import binary_gumbel
 from aimbench.train.api import STAGES, FeaturePyramid, Head, Output, Standardize
@@ -68,47 +69,27 @@ class TopDownStage(nn.Module):
     def __init__(self, channels: int, config: AIMConfig, *, guided: bool, standardize: bool) -> None:
         super().__init__()
         self.standardize = Standardize(channels) if standardize else nn.Identity()
-        self.lateral = nn.Conv2d(channels, config.width, 1)
-        self.smooth = nn.Conv2d(config.width, config.width, 3, padding=1)
+        plain = config.features == "backbone"
+        self.branch = BackboneBranch(channels) if plain else TopDownBranch(channels, config.width)
+        self.objectness = config.objectness
         self.mask = None
         if config.masks == "learned":
             entering = channels + (config.width if guided else 0)
             self.mask = MaskEstimator(entering, config.mask_width, config.initial_logit)
 
-    def mask_logits(self, feature: Tensor, guide: Tensor | None) -> Tensor | None:
+    def mask_logits(self, feature: Tensor, guide: Tensor | None, objectness: Tensor | None) -> Tensor | None:
         """Mask logits ``(N, 1, h, w)``, or None where every position stays open.
 
         ``guide`` is the coarser stage's fused map at this stage's resolution. It informs the mask; the
-        mask's gradient does not reshape it.
+        mask's gradient does not reshape it. ``objectness`` is S3's energy, ``(N, 1, h3, w3)``.
         """
         if self.mask is None:
             return None
         logits: Tensor = self.mask(feature if guide is None else torch.cat([feature, guide.detach()], dim=1))
+        if objectness is not None:
+            prior = F.interpolate(objectness.detach(), size=logits.shape[-2:], mode="bilinear", align_corners=False)
+            logits = logits + self.objectness * prior
         return logits
-
-    def masked_map(self, feature: Tensor, binary: Tensor) -> Tensor:
-        """``O_l = T_l * B_l``, ``(N, d, h, w)``."""
-        masked: Tensor = self.smooth(self.lateral(feature)) * binary
-        return masked
-
-    def masked_mean(self, feature: Tensor, binary: Tensor) -> Tensor:
-        """The mean of ``O_l`` over all positions, ``(N, d)``, without computing the map.
-
-        Both convolutions are linear, so the mean may be taken before them: for
-        each of the nine offsets k of the 3x3 kernel, the backbone's features
-        are summed with the mask shifted by k, and the weights are applied to
-        nine vectors an image rather than to every position.
-        """
-        positions = binary.shape[-2] * binary.shape[-1]
-        shifted = F.unfold(binary, 3, padding=1).flip(1)  # (N, 9, h * w): the mask moved by -k
-        sums = torch.bmm(feature.flatten(2), shifted.transpose(1, 2)) / positions  # (N, C, 9)
-        lateral = torch.einsum("dc,nck->ndk", self.lateral.weight.flatten(1), sums)
-        if self.lateral.bias is not None:
-            lateral = lateral + self.lateral.bias[None, :, None] * shifted.mean(dim=2)[:, None, :]
-        mean = torch.einsum("odk,ndk->no", self.smooth.weight.flatten(2), lateral)
-        if self.smooth.bias is not None:
-            mean = mean + self.smooth.bias * binary.mean(dim=(2, 3))
-        return mean
 
 
 class AIMHead(Head):
@@ -125,7 +106,7 @@ class AIMHead(Head):
         for name, index in self._order.items():
             guided = config.guided and index != STAGES - 1
             self.topdown[name] = TopDownStage(pyramid.channels[index], config, guided=guided, standardize=standardize)
-            self.classifiers[name] = nn.Linear(config.width, num_classes)
+            self.classifiers[name] = self._classifier(name, num_classes)
         # Before fusion the stage classifiers never see the fused map, so it has a classifier of its own.
         # A single stage has nothing to fuse.
         fuses = len(self.stages) > 1
@@ -140,20 +121,21 @@ class AIMHead(Head):
         fused_map: Tensor | None = None
         fused_mean: Tensor | None = None
         opened: Tensor | None = None  # positions that reach the fused map
+        objectness = energy(features[STAGES - 1]) if self.config.objectness else None
         for name, index in self._order.items():
             stage: TopDownStage = self.topdown[name]  # type: ignore[assignment]
             feature = stage.standardize(features[index])
             size = feature.shape[-2:]
             coarser = None if fused_map is None else F.interpolate(fused_map, size=size, mode="nearest")
-            logits = stage.mask_logits(feature, coarser if self.config.guided else None)
+            logits = stage.mask_logits(feature, coarser if self.config.guided else None, objectness)
             binary = torch.ones_like(feature[:, :1]) if logits is None else self._binary(logits)
             if logits is not None:
                 masks[name], probabilities[name] = binary, torch.sigmoid(logits)
             if by_mean:
-                masked_mean = stage.masked_mean(feature, binary)
+                masked_mean = stage.branch.masked_mean(feature, binary)
                 fused_mean = masked_mean if fused_mean is None else masked_mean + fused_mean
             else:
-                masked = stage.masked_map(feature, binary)
+                masked = stage.branch.masked_map(feature, binary)
                 fused_map = masked if coarser is None else masked + coarser
                 masked_mean, fused_mean = masked.mean(dim=(2, 3)), fused_map.mean(dim=(2, 3))
             opened = binary if opened is None else torch.maximum(binary, F.interpolate(opened, size=size))
@@ -173,6 +155,14 @@ class AIMHead(Head):
             mask_probabilities=probabilities,
             embedding=embedding,
         )
+
+    def _classifier(self, name: str, num_classes: int) -> nn.Module:
+        """A linear layer; on the backbone's own features standardised after pooling, as ERM's is."""
+        stage: TopDownStage = self.topdown[name]  # type: ignore[assignment]
+        channels = stage.branch.channels
+        linear = nn.Linear(channels, num_classes)
+        standardize = self.config.features == "backbone" and isinstance(stage.standardize, Standardize)
+        return nn.Sequential(Standardize(channels), linear) if standardize else linear
 
     def _binary(self, logits: Tensor) -> Tensor:
         return binary_gumbel(logits, self.temperature, sample=self.training)

@@ -142,15 +142,15 @@ def test_masked_mean_is_the_mean_of_the_masked_map(bias: bool, side: int) -> Non
     torch.manual_seed(0)
     stage = TopDownStage(5, AIMConfig(width=4, mask_width=3), guided=False, standardize=False).double()
     if not bias:
-        stage.lateral.bias = stage.smooth.bias = None
+        stage.branch.lateral.bias = stage.branch.smooth.bias = None
     height, width = side, side + 1  # not square, so that swapped axes show
     feature = torch.randn(3, 5, height, width, dtype=torch.float64, requires_grad=True)
     binary = torch.rand(3, 1, height, width, dtype=torch.float64).round().requires_grad_()
-    parameters = [feature, binary, *stage.lateral.parameters(), *stage.smooth.parameters()]
+    parameters = [feature, binary, *stage.branch.lateral.parameters(), *stage.branch.smooth.parameters()]
     upstream = torch.randn(3, 4, dtype=torch.float64)
 
-    expected = stage.masked_map(feature, binary).mean(dim=(2, 3))
-    result = stage.masked_mean(feature, binary)
+    expected = stage.branch.masked_map(feature, binary).mean(dim=(2, 3))
+    result = stage.branch.masked_mean(feature, binary)
     torch.testing.assert_close(result, expected)
     expected_gradients = torch.autograd.grad((expected * upstream).sum(), parameters)
     gradients = torch.autograd.grad((result * upstream).sum(), parameters)
@@ -192,8 +192,8 @@ def test_sizes_that_do_not_divide_are_fused_as_maps(pyramid: FeaturePyramid) -> 
     features = features_of(pyramid, (20, 10, 5, 2))
     coarse, fine = head.topdown["stage3"], head.topdown["stage2"]
     with torch.no_grad():
-        top = coarse.smooth(coarse.lateral(features[3]))
-        fused = fine.smooth(fine.lateral(features[2])) + F.interpolate(top, size=(5, 5), mode="nearest")
+        top = coarse.branch.smooth(coarse.branch.lateral(features[3]))
+        fused = fine.branch.smooth(fine.branch.lateral(features[2])) + F.interpolate(top, size=(5, 5), mode="nearest")
         expected = head.final(fused.mean(dim=(2, 3)))
         torch.testing.assert_close(head(features).logits, expected)
 
@@ -212,7 +212,7 @@ def test_one_mask_for_all_channels_zeroes_what_it_closes(pyramid: FeaturePyramid
             binary = (stage.mask(features[index]) > 0).float()
             assert torch.equal(output.masks[name], binary)
             assert binary.shape == (3, 1, *features[index].shape[-2:])
-            masked[name] = stage.smooth(stage.lateral(features[index])) * binary
+            masked[name] = stage.branch.smooth(stage.branch.lateral(features[index])) * binary
             active = binary.sum(dim=(2, 3)).clamp(min=1)
             pooled = masked[name].sum(dim=(2, 3)) / active
             torch.testing.assert_close(output.stage_logits[name], head.classifiers[name](pooled))
@@ -295,7 +295,7 @@ def test_a_finer_mask_does_not_reshape_its_guide(pyramid: FeaturePyramid) -> Non
     head = half_open(AIMHead(pyramid, 5, config, standardize=False), features)
     head(features).mask_probabilities["stage2"].sum().backward()
     assert head.topdown["stage2"].mask.logit.weight.grad is not None
-    assert head.topdown["stage3"].lateral.weight.grad is None
+    assert head.topdown["stage3"].branch.lateral.weight.grad is None
 
 
 def test_control_has_no_masks_and_no_mask_parameters(pyramid: FeaturePyramid) -> None:
