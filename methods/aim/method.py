@@ -105,7 +105,7 @@ class TopDown(AIM):
 class AIMPlusConfig(AIMConfig):
     """AIM with what goes beyond the paper switched on."""
 
-    objectness: float = Field(2.0, ge=0)
+    objectness: float = Field(4.0, ge=0)
     """Weight in every mask logit of the backbone's own feature energy; 0 is AIM."""
     features: Literal["topdown", "backbone"] = "backbone"
     """The classifier reads the backbone's map under the mask; ``topdown`` is AIM."""

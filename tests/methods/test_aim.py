@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aimbench.errors import ConfigError
+from aimbench.methods.aim.branches import energy
 from aimbench.methods.aim.config import AIMConfig
 from aimbench.methods.aim.gumbel import binary_gumbel
 from aimbench.methods.aim.loss import aim_loss, area_loss, target_area, temperature
@@ -367,3 +369,35 @@ def test_presets_are_the_papers_names() -> None:
     flat = AIM.configure({}, preset="1-35-flat")
     assert (flat.stop_stage, flat.active_area, flat.anneal) == (1, 0.35, False)  # type: ignore[attr-defined]
     assert all(AIM.configure({}, preset=name) for name in PRESETS)
+
+
+# Beyond the paper
+
+
+def test_energy_is_the_standardised_log_of_the_root_mean_square() -> None:
+    feature = torch.tensor([[[[1.0, math.e]], [[1.0, math.e]]]])  # two channels, two positions: log rms 0 and 1
+    assert energy(feature).flatten().tolist() == pytest.approx([-1.0, 1.0])
+    assert torch.isfinite(energy(torch.zeros(1, 2, 3, 3))).all()
+
+
+def test_objectness_adds_the_energy_to_the_mask_logits(pyramid: FeaturePyramid) -> None:
+    features = features_of(pyramid, (20, 10, 5, 5))
+    logits = []
+    for weight in (0.0, 3.0):
+        torch.manual_seed(0)
+        head = AIMHead(pyramid, 3, AIMConfig(stop_stage=3, objectness=weight), standardize=False).eval()
+        logits.append(torch.logit(head(features).mask_probabilities["stage3"].double()))
+    torch.testing.assert_close(logits[1] - logits[0], 3 * energy(features[3]).double(), atol=1e-3, rtol=1e-3)
+
+
+def test_backbone_features_under_an_open_mask_are_erms(pyramid: FeaturePyramid) -> None:
+    features = features_of(pyramid, (20, 10, 5, 5))
+    config = AIMConfig(stop_stage=3, features="backbone", masks="open")
+    head = AIMHead(pyramid, 3, config, standardize=False).eval()
+    linear = head.classifiers["stage3"]
+    torch.testing.assert_close(head(features).logits, linear(features[3].mean(dim=(2, 3))))
+
+
+def test_backbone_features_have_no_finer_stage() -> None:
+    with pytest.raises(ConfigError, match="stop_stage=3"):
+        get_method("aim_plus").configure({"stop_stage": 2})
