@@ -303,8 +303,8 @@ class Trainer:
         held_out: Predictions | None = None,
     ) -> None:
         random = checkpoint.random_state()  # evaluation must not move the generators of training
-        splits = [name for name in self.data.dataset.splits if name != "train"]
-        predictions = {split: self.predict(split) for split in splits}
+        # Further test conditions select nothing: only the selected model meets them.
+        predictions = {split: self.predict(split) for split in ("val", "test")}
         checkpoint.set_random_state(random)
         if held_out is not None:
             predictions["val"] = held_out
