@@ -86,6 +86,8 @@ def single_pass_attributions(
                 "compute features from images, without no_grad or a feature cache"
             )
         output = model.predict(features)
+        made_by_head: Tensor | None = getattr(output, "last_map", None)
+        last = last if made_by_head is None else made_by_head
         score = output.logits.gather(1, target.clone()[:, None]).sum()
         image_gradient, last_gradient = torch.autograd.grad(score, [image, last], allow_unused=True)
     if image_gradient is None or last_gradient is None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aimbench.errors import ConfigError, nearest_names
+from aimbench.models.stagewise import stage_modules
 
 STAGES = 4
 STRIDES = (4, 8, 16, 32)
@@ -57,8 +58,9 @@ class FeaturePyramid(nn.Module):
 
         Args:
             image: normalised images, ``(N, 3, H, W)``.
-            entries: which entries the caller reads; None is all. Of a plain Vision Transformer the other maps
-                come back empty, for resampling them costs time; S3 of the others is always there.
+            entries: which entries the caller reads; None is all. A hierarchical network stops after the last of
+                them, and the list ends there. Of a plain Vision Transformer the other maps come back empty, for
+                resampling them costs time.
 
         Returns:
             ``[S0, S1, S2, S3]``, each ``(N, C_l, H / stride_l, W / stride_l)``.
@@ -68,10 +70,24 @@ class FeaturePyramid(nn.Module):
         """
         if self.is_token_grid:
             return self._forward_tokens(image, range(STAGES) if entries is None else entries)
+        if entries is not None and (last := max(entries)) < STAGES - 1:
+            return self.network.forward_intermediates(  # type: ignore[operator,no-any-return]
+                image, indices=self._indices[: last + 1], stop_early=True, intermediates_only=True
+            )
         final, maps = self.network.forward_intermediates(image, indices=self._indices)  # type: ignore[operator]
         if final.shape[-1] == self.embed_dim and final.shape[1] != self.embed_dim:
             final = final.permute(0, 3, 1, 2)  # Swin keeps channels last
         return [*maps[: STAGES - 1], final.contiguous()]
+
+    def check_stagewise(self) -> None:
+        """Raises ConfigError if the network's stages cannot be run one by one, as ``advance`` does."""
+        stage_modules(self.network, self.name)
+
+    def advance(self, feature: Tensor, stage: int) -> Tensor:
+        """Runs the network's own next stage: ``S_stage``, or what a method made of it, to ``S_{stage + 1}``."""
+        for module in stage_modules(self.network, self.name)[stage]:
+            feature = module(feature)
+        return feature
 
     def embed(self, features: list[Tensor]) -> Tensor:
         """The network's own embedding ``(N, embed_dim)``, as its classifier would receive it."""

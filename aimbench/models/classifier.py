@@ -20,6 +20,8 @@ class Output:
             coarse to fine. Empty where a method masks nothing.
         mask_probabilities: probability that a position is open, shaped like ``masks``.
         embedding: ``(N, D)``, what the last linear layer saw.
+        last_map: the map that the classifier pools, where the head makes it and it is not the last of the
+            features; GradCAM reads it then.
     """
 
     logits: Tensor
@@ -27,6 +29,7 @@ class Output:
     masks: dict[str, Tensor] = field(default_factory=dict)
     mask_probabilities: dict[str, Tensor] = field(default_factory=dict)
     embedding: Tensor | None = None
+    last_map: Tensor | None = None
 
 
 class Head(nn.Module):

@@ -7,11 +7,11 @@ from pydantic import Field, model_validator
 from aimbench.train.api import MethodConfig
 
 
-class AIMConfig(MethodConfig):
-    """Settings of AIM. ``AIM[stop_stage, active_area]`` in the paper's notation."""
+class MaskingConfig(MethodConfig):
+    """Settings of masks that are learned towards a target area, whichever way they are used."""
 
     stop_stage: int = Field(3, ge=0, le=3)
-    """Finest stage that the top-down path reaches: 3 keeps T3, 2 keeps T3 and T2, ..."""
+    """Finest stage that has a mask: 3 keeps the last, 2 the last two, ..."""
     active_area: float = Field(0.35, gt=0, le=1)
     """Target share of active mask positions (the paper: 0.25 or 0.35)."""
     area_weight: float = Field(6.0, ge=0)
@@ -23,13 +23,18 @@ class AIMConfig(MethodConfig):
     anneal_fraction: float = Field(0.5, gt=0, le=1)
     """Share of the training after which the target is reached."""
     masks: Literal["learned", "open"] = "learned"
-    """``open`` keeps every position: the top-down path without masking, as a control."""
+    """``open`` keeps every position: the same network without masking, as a control."""
     initial_logit: float = 3.0
     """Bias of the mask logits at the start; positive means open."""
     temperature: float = Field(1.0, gt=0)
     """Of the Gumbel-softmax."""
     final_temperature: float | None = Field(None, gt=0)
     """If given, the temperature moves linearly to this value over the training."""
+
+
+class AIMConfig(MaskingConfig):
+    """Settings of AIM. ``AIM[stop_stage, active_area]`` in the paper's notation."""
+
     loss_on: Literal["masked", "fused"] = "masked"
     """Stage classifiers learn on the masked features before fusion, or on the fused ones after it."""
     predict_from: Literal["finest", "coarsest", "mean"] = "finest"

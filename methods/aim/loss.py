@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aimbench.methods.aim.config import AIMConfig
+from aimbench.methods.aim.config import MaskingConfig
 from aimbench.train.api import Output, Progress
 
 
-def target_area(config: AIMConfig, progress: Progress) -> float:
+def target_area(config: MaskingConfig, progress: Progress) -> float:
     """Tau of this epoch: from 1, linearly epoch by epoch, to ``active_area``, then constant."""
     if not config.anneal:
         return config.active_area
@@ -16,7 +16,7 @@ def target_area(config: AIMConfig, progress: Progress) -> float:
     return 1.0 - (1.0 - config.active_area) * min(1.0, progress.epoch / last)
 
 
-def temperature(config: AIMConfig, progress: Progress) -> float:
+def temperature(config: MaskingConfig, progress: Progress) -> float:
     """Gumbel temperature of this step: constant, or linear towards its final value."""
     if config.final_temperature is None:
         return config.temperature
@@ -39,7 +39,7 @@ def area_loss(masks: dict[str, Tensor], target: float, over: str) -> Tensor:
     return torch.stack(terms).sum()
 
 
-def aim_loss(output: Output, label: Tensor, config: AIMConfig, progress: Progress) -> dict[str, Tensor]:
+def aim_loss(output: Output, label: Tensor, config: MaskingConfig, progress: Progress) -> dict[str, Tensor]:
     """``sum_l CE_l + lambda * sum_l (r_l - tau)^2``, and what the progress line shows."""
     classification = torch.stack([F.cross_entropy(logits, label) for logits in output.stage_logits.values()]).sum()
     values = {"loss": classification, "ce": classification}

@@ -1,0 +1,35 @@
+"""Bottom-up masking as the harness sees it."""
+
+from aimbench.methods.aim.method import AIM
+from aimbench.methods.bottomup.config import BottomUpConfig
+from aimbench.methods.bottomup.model import BottomUpHead
+from aimbench.train.api import FeaturePyramid, Head, Regime, register_method
+
+# [stop_stage, active_area] as AIM's presets are named.
+PRESETS = {
+    f"{stage}-{area}{suffix}": {"stop_stage": stage, "active_area": area / 100, "anneal": anneal}
+    for stage in (1, 2, 3)
+    for area in (25, 35)
+    for suffix, anneal in (("", True), ("-flat", False))
+}
+
+
+@register_method(
+    "bottomup",
+    regime=Regime(train="class", select="class"),
+    source="Verelst, Tuytelaars, CVPR 2020, arXiv 1912.03203; the ablation of AIM's paper, arXiv 2508.11502",
+)
+class BottomUp(AIM):
+    """Mask units inside the backbone: masked features go forward into the next stage. AIM's objective and schedule."""
+
+    Config = BottomUpConfig
+    presets = PRESETS
+
+    def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
+        """The backbone's later stages with a mask unit before each, and the ordinary classifier."""
+        standardize = frozen if self.config.standardize is None else self.config.standardize
+        return BottomUpHead(pyramid, num_classes, self.config, standardize=standardize)
+
+    def learning_rates(self) -> dict[str, float]:
+        """The mask units may learn at a rate of their own."""
+        return {"units.": self.config.mask_lr_factor}
