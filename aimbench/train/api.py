@@ -1,9 +1,11 @@
 """All that a method's author imports, in one place."""
 
 from aimbench.data.batch import Batch
+from aimbench.errors import ConfigError
 from aimbench.models.backbones import STAGES, FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output, Standardize
 from aimbench.needs import GroupCounts
+from aimbench.train.balance import balanced_subset, inverse_frequency
 from aimbench.train.method import Loss, Method, MethodConfig, Regime
 from aimbench.train.phase import Fitted, Phase, Progress
 from aimbench.train.predictions import Embeddings, Predictions
@@ -14,6 +16,7 @@ __all__ = [
     "STAGES",
     "Batch",
     "Classifier",
+    "ConfigError",
     "Embeddings",
     "FeaturePyramid",
     "Fitted",
@@ -30,5 +33,7 @@ __all__ = [
     "Regime",
     "Run",
     "Standardize",
+    "balanced_subset",
+    "inverse_frequency",
     "register_method",
 ]

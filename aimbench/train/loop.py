@@ -242,6 +242,7 @@ class Trainer:
         self.load_state(state["model"])
         if optimizer is not None:
             optimizer.load_state_dict(state["optimizer"])
+        self.method.state = state["method"]
         checkpoint.set_random_state(state["random"])
         return int(state["epoch"]) + 1
 
@@ -323,6 +324,7 @@ class Trainer:
                 "epoch": epoch,
                 "model": model,
                 "optimizer": {} if optimizer is None else optimizer.state_dict(),
+                "method": self.method.state,
                 "random": random,
                 "clock": vars(self.clock),
             },

@@ -68,6 +68,10 @@ class Method:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs_images: ClassVar[bool] = False
 
+    state: dict[str, Tensor]
+    """What training carries from step to step beside the model, such as running losses. Set it up in ``phases``;
+    it is saved with every checkpoint and put back when a killed run goes on."""
+
     # Filled in by ``register_method``.
     name: ClassVar[str]
     regime: ClassVar[Regime]
@@ -75,6 +79,7 @@ class Method:
 
     def __init__(self, config: MethodConfig) -> None:
         self.config: Any = config
+        self.state = {}
 
     def check(self, counts: GroupCounts) -> None:
         """Says before anything is built or trained that the method is undefined on a dataset.

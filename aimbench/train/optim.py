@@ -16,20 +16,27 @@ from aimbench.train.config import TrainConfig
 def set_trainable(model: Classifier, train: str) -> None:
     """Freezes what ``train`` (``head``, ``last`` or ``all``) leaves out."""
     model.requires_grad_(True)
-    if train != "all":
-        model.pyramid.requires_grad_(False)
-    if train == "last":
-        for module in last_stage(model.pyramid):
-            module.requires_grad_(True)
+    for pyramid in backbones(model):
+        if train != "all":
+            pyramid.requires_grad_(False)
+        if train == "last":
+            for module in last_stage(pyramid):
+                module.requires_grad_(True)
 
 
 def set_train_mode(model: Classifier) -> None:
     """Training mode, except that frozen modules keep evaluating (batch norm keeps its statistics)."""
     model.train()
-    for module in model.pyramid.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
-            module.eval()
+    for pyramid in backbones(model):
+        for module in pyramid.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+
+
+def backbones(model: Classifier) -> list[FeaturePyramid]:
+    """The backbone, and those that a method's head brings along (LfF trains two networks)."""
+    return [module for module in model.modules() if isinstance(module, FeaturePyramid)]
 
 
 def last_stage(pyramid: FeaturePyramid) -> list[nn.Module]:
@@ -59,10 +66,11 @@ def make_optimizer(model: Classifier, config: TrainConfig, head_factors: Mapping
         head_factors: factors on the head's rate by prefix of parameter names.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    in_backbones = {id(parameter) for pyramid in backbones(model) for parameter in pyramid.parameters()}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name.startswith("pyramid."):
+        if id(parameter) in in_backbones:
             rate = config.backbone_lr
         else:
             local = name.removeprefix("head.")

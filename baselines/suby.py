@@ -1,0 +1,19 @@
+"""SUBY: every class cut once to the size of the smallest (Idrissi et al. 2022)."""
+
+from collections.abc import Iterator
+
+from aimbench.baselines.erm import ERM
+from aimbench.train.api import Phase, Regime, Run, balanced_subset, register_method
+
+
+@register_method(
+    "suby",
+    regime=Regime(train="class", select="val_groups"),
+    source="Idrissi, Arjovsky, Pezeshki, Lopez-Paz, CLeaR 2022, section 3",
+)
+class SUBY(ERM):
+    """ERM on a class-balanced part of the training set, drawn once."""
+
+    def phases(self, run: Run) -> Iterator[Phase]:
+        """One phase on the part."""
+        yield Phase(subset=balanced_subset(run.labels, run.seed))
