@@ -61,7 +61,7 @@ def irm_penalty(logits: Tensor, label: Tensor) -> Tensor:
     """Product of the two halves' gradients with respect to a scale on the logits; 0 for a single sample."""
     if len(label) < 2:
         return logits.new_zeros(())
-    scale = torch.ones((), device=logits.device, requires_grad=True)
+    scale = logits.new_ones(()).requires_grad_()
     halves = [F.cross_entropy(logits[start::2] * scale, label[start::2]) for start in (0, 1)]
     even, odd = (torch.autograd.grad(half, scale, create_graph=True)[0] for half in halves)
     return even * odd

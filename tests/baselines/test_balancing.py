@@ -1,0 +1,73 @@
+"""RWG, RWY, SUBG, SUBY: what is drawn, and how often."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aimbench.data.loader import epoch_order
+from aimbench.errors import ConfigError
+from aimbench.train.api import balanced_subset, inverse_frequency
+
+GROUPS = np.repeat([0, 1, 2, 3], [700, 40, 20, 240])  # Waterbirds' shares, roughly
+
+
+def phase(trial: Any) -> Any:
+    """The phase that a method yields, taken from the running engine."""
+    taken = []
+    trainer = trial.trainer()
+    trainer._run_phase = lambda number, phase: taken.append(phase)
+    with pytest.raises(ConfigError, match="does not exist"):  # nothing was trained, so nothing was selected
+        trainer.fit()
+    (only,) = taken
+    return only
+
+
+def test_inverse_frequency_draws_every_group_equally_often() -> None:
+    weights = inverse_frequency(GROUPS)
+    draws = np.concatenate([GROUPS[epoch_order(len(GROUPS), seed, weights=weights)] for seed in range(50)])
+    shares = np.bincount(draws) / len(draws)
+    # 50,000 draws: the standard error of a share of 1/4 is 0.002.
+    np.testing.assert_allclose(shares, 0.25, atol=0.01)
+
+
+def test_a_balanced_subset_has_the_rarest_groups_size_of_each_and_repeats_nothing() -> None:
+    subset = balanced_subset(GROUPS, seed=3)
+    assert np.bincount(GROUPS[subset]).tolist() == [20, 20, 20, 20]
+    assert len(set(subset.tolist())) == 80
+    assert np.array_equal(subset, balanced_subset(GROUPS, seed=3))
+    assert not np.array_equal(subset, balanced_subset(GROUPS, seed=4))
+
+
+@pytest.mark.parametrize(("method", "column"), [("rwg", "group"), ("rwy", "label")])
+def test_weights_are_one_over_the_count(method: str, column: str, experiment: Callable[..., Any]) -> None:
+    trial = experiment(method)
+    values = getattr(trial.dataset.split("train"), column).tolist()
+    expected = [1 / values.count(value) for value in values]
+    np.testing.assert_allclose(phase(trial).weights, expected)
+
+
+@pytest.mark.parametrize(("method", "column"), [("subg", "group"), ("suby", "label")])
+def test_subsets_are_balanced(method: str, column: str, experiment: Callable[..., Any]) -> None:
+    trial = experiment(method)
+    values = getattr(trial.dataset.split("train"), column)
+    counts = np.bincount(values)
+    assert np.bincount(values[phase(trial).subset]).tolist() == [counts.min()] * len(counts)
+
+
+@pytest.mark.parametrize("method", ["subg", "irm"])
+def test_a_method_that_is_undefined_says_so_before_anything_is_built(
+    method: str, experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def minorities_emptied(self: Any, split: str) -> list[int]:
+        return [90, 0, 0, 102]
+
+    monkeypatch.setattr("aimbench.train.experiment.Experiment._split_counts", minorities_emptied)
+    monkeypatch.setattr("aimbench.train.experiment.create_pyramid", lambda name: pytest.fail("built a backbone"))
+    reason = {
+        "subg": "groups 'landbird on water', 'waterbird on land' are without samples in train",
+        "irm": "no place is seen with two classes in train",
+    }[method]
+    with pytest.raises(ConfigError, match=f"method '{method}' is undefined on this dataset: {reason}, but it needs"):
+        experiment(method)
