@@ -7,23 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 from pydantic import Field
-from torch.nn import functional as F
 
-from aimbench.train.api import (
-    Batch,
-    Classifier,
-    Loss,
-    Method,
-    MethodConfig,
-    Phase,
-    Progress,
-    Regime,
-    Run,
-    register_method,
-)
+from aimbench.baselines.erm import ERM, ERMConfig
+from aimbench.train.api import Phase, Regime, Run, register_method
 
 
-class CRTConfig(MethodConfig):
+class CRTConfig(ERMConfig):
     """Settings of classifier retraining."""
 
     retrain_epochs: int | None = Field(None, ge=1)
@@ -35,7 +24,7 @@ class CRTConfig(MethodConfig):
     regime=Regime(train="class", select="class"),
     source="Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, ICLR 2020, arXiv 1910.09217",
 )
-class CRT(Method):
+class CRT(ERM):
     """Backbone of an ERM model kept, a new last layer trained with class-balanced sampling."""
 
     Config = CRTConfig
@@ -51,7 +40,3 @@ class CRT(Method):
             weights=1 / counts[run.labels],
             settings={"train": "head"},
         )
-
-    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
-        """Mean cross-entropy."""
-        return F.cross_entropy(model(batch).logits, batch.label)

@@ -19,29 +19,15 @@ from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
-from torch.nn import functional as F
 
-from aimbench.train.api import (
-    Batch,
-    Classifier,
-    Fitted,
-    LinearHead,
-    Loss,
-    Method,
-    MethodConfig,
-    Phase,
-    Predictions,
-    Progress,
-    Regime,
-    Run,
-    register_method,
-)
+from aimbench.baselines.erm import ERM, ERMConfig
+from aimbench.train.api import Classifier, Fitted, LinearHead, Phase, Predictions, Regime, Run, register_method
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-class DFRConfig(MethodConfig):
+class DFRConfig(ERMConfig):
     """Settings of deep feature reweighting."""
 
     inverse_strengths: tuple[float, ...] = Field((1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01), min_length=1)
@@ -59,12 +45,8 @@ class DFRTrainConfig(DFRConfig):
     """Balanced subsets drawn anew, whose solutions are averaged."""
 
 
-class _DFR(Method):
-    """What both have in common: ERM first, and the logistic regression."""
-
-    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
-        """Mean cross-entropy, for the first phase."""
-        return F.cross_entropy(model(batch).logits, batch.label)
+class _DFR(ERM):
+    """What both have in common: ERM's loss in the first phase, and the logistic regression."""
 
     def fit_balanced(
         self, embedding: Floats, label: Ints, group: Ints, strength: float, draws: int, seed: int

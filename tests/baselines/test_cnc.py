@@ -1,0 +1,63 @@
+"""The contrastive loss against a naive loop, and the kinds of samples in a batch."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from aimbench.baselines.cnc import CnC, ContrastiveBatches, supervised_contrast
+
+
+def test_the_contrastive_loss_is_that_of_a_naive_loop() -> None:
+    torch.manual_seed(0)
+    anchors, positives, negatives = (F.normalize(torch.randn(n, 5), dim=1) for n in (3, 4, 6))
+    terms = []
+    for a in anchors:
+        total = sum(math.exp(float(a @ other) / 0.1) for other in [*positives, *negatives])
+        terms += [-math.log(math.exp(float(a @ p) / 0.1) / total) for p in positives]
+    loss = supervised_contrast(anchors, positives, negatives, 0.1)
+    torch.testing.assert_close(loss, torch.tensor(sum(terms) / len(terms)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_holds_anchors_positives_and_both_kinds_of_negatives() -> None:
+    generator = np.random.default_rng(0)
+    label = generator.integers(0, 3, 300)
+    predicted = np.where(generator.random(300) < 0.7, label, generator.integers(0, 3, 300))
+    batches = ContrastiveBatches(label, predicted, 5)(np.random.default_rng(1)).reshape(-1, 4, 5)
+    for anchors, positives, negatives, others in batches:
+        (y,) = set(label[anchors])
+        assert set(predicted[anchors]) == {y}
+        (z,) = set(predicted[positives])
+        assert z != y
+        assert set(label[positives]) == {y}
+        assert set(predicted[negatives]) == {y}
+        assert y not in label[negatives]
+        assert set(predicted[others]) == {z}
+        assert y not in label[others]
+    assert set(batches[:, 0].ravel()) == set(np.flatnonzero(label == predicted))  # every anchor comes
+
+
+def test_without_errors_the_class_and_the_other_classes_stand_in() -> None:
+    label = np.repeat([0, 1], 20)
+    for anchors, positives, negatives, others in ContrastiveBatches(label, label, 4)(np.random.default_rng(0)).reshape(
+        -1, 4, 4
+    ):
+        (y,) = set(label[anchors])
+        assert set(label[positives]) == {y}
+        assert y not in label[negatives]
+        assert y not in label[others]
+
+
+def test_the_contrast_shapes_an_embedding_on_a_frozen_backbone(experiment: Callable[..., Any]) -> None:
+    trial = experiment("cnc", settings={"contrastive_weight": 1.0, "samples": 4}, training={"epochs": 1})
+    trainer = trial.trainer()
+    trainer.fit()
+    assert isinstance(trial.method, CnC)
+    contrast = [entry for entry in trainer.clock.log if entry["phase"] == "contrast"]
+    assert contrast[0]["loss"] == contrast[0]["contrastive"]
+    fresh = trainer._fresh().head.project.weight
+    trainer.load_state(torch.load(trainer.selected_file, weights_only=True)["model"])
+    assert not torch.equal(trainer.model.head.project.weight, fresh)

@@ -1,0 +1,94 @@
+"""GALS's and RRR's penalties against gradients written out, on a case where they can be."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from aimbench.baselines.gals import GALS, GALSConfig
+from aimbench.baselines.rrr import RRR, RRRConfig
+from aimbench.train.api import Batch, Output, Progress
+
+PROGRESS = Progress(0, 1, 0, 1)
+K, C, SIZE, N = 3, 2, 4, 5
+
+
+class Linear(torch.nn.Module):
+    """Logits = W times the flattened input: the gradient of a loss at the input is (p - y) W."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(K, channels * SIZE * SIZE))
+
+    def forward(self, batch: Batch) -> Output:
+        x = batch.image if batch.has_image else batch.features[-1]  # type: ignore[index]
+        return Output(logits=x.flatten(1) @ self.weight.T)
+
+
+@pytest.fixture
+def case() -> tuple[Linear, torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    mask = (torch.rand(N, 1, SIZE, SIZE) > 0.5).float()
+    mask[0] = 0  # no ground truth: not guided
+    return Linear(3), torch.randn(N, 3, SIZE, SIZE), torch.tensor([0, 1, 2, 1, 0]), mask
+
+
+def by_hand(model: Linear, x: torch.Tensor, label: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of the mean cross-entropy and of the summed log probabilities at each input."""
+    weight = model.weight.detach().numpy()
+    p = (x.flatten(1) @ model.weight.T).softmax(dim=1).detach().numpy()
+    entropy = (p - np.eye(K)[label]) @ weight / N
+    log_probabilities = (1 - K * p) @ weight
+    return entropy.reshape(x.shape), log_probabilities.reshape(x.shape)
+
+
+def test_the_penalties_on_images(case: Any) -> None:
+    model, image, label, mask = case
+    outside = (1 - mask).numpy()
+    outside[0] = 0
+    entropy, log_probabilities = by_hand(model, image, label)
+    batch = Batch(torch.arange(N), label, image=image, mask=mask)
+    gals = GALS(GALSConfig(weight=100.0)).loss(model, batch, PROGRESS)
+    rrr = RRR(RRRConfig(weight=3.0)).loss(model, batch, PROGRESS)
+    assert float(gals["outside"]) == pytest.approx(np.abs(entropy * outside).mean(), rel=1e-4)  # type: ignore[index]
+    squared = ((log_probabilities * outside) ** 2).sum(axis=(1, 2, 3)).mean()
+    assert float(rrr["outside"]) == pytest.approx(squared, rel=1e-4)  # type: ignore[index]
+    plain = float(F.cross_entropy(image.flatten(1) @ model.weight.T, label))
+    assert float(gals["loss"]) == pytest.approx(plain + 100 * np.abs(entropy * outside).mean(), rel=1e-4)  # type: ignore[index]
+    assert float(rrr["loss"]) == pytest.approx(plain + 3 * squared, rel=1e-4)  # type: ignore[index]
+
+
+def test_on_cached_features_the_gradient_is_weighted_by_the_map(case: Any) -> None:
+    model, features, label, mask = case
+    coarse = mask.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)  # the mask at twice the resolution of S3
+    outside = (1 - mask).numpy()
+    outside[0] = 0
+    entropy, _ = by_hand(model, features, label)
+    batch = Batch(torch.arange(N), label, features=[torch.empty(0), features], mask=coarse)
+    gals = GALS(GALSConfig()).loss(model, batch, PROGRESS)
+    energy = (entropy * features.numpy()).sum(axis=1, keepdims=True)
+    assert float(gals["outside"]) == pytest.approx(np.abs(energy * outside).mean(), rel=1e-4)  # type: ignore[index]
+
+
+def test_the_penalty_trains_the_parameters(case: Any) -> None:
+    model, image, label, mask = case
+    batch = Batch(torch.arange(N), label, image=image, mask=mask)
+    for method in (GALS(GALSConfig(weight=1e6)), RRR(RRRConfig(weight=1e6))):
+        before = float(method.loss(model, batch, PROGRESS)["outside"])  # type: ignore[index]
+        (gradient,) = torch.autograd.grad(method.loss(model, batch, PROGRESS)["loss"], model.weight)  # type: ignore[index]
+        with torch.no_grad():
+            model.weight -= 1e-2 * gradient / gradient.norm()
+        assert float(method.loss(model, batch, PROGRESS)["outside"]) < before  # type: ignore[index]
+
+
+@pytest.mark.parametrize("method", ["gals", "rrr"])
+def test_a_plain_vit_can_be_guided(method: str, experiment: Callable[..., Any]) -> None:
+    trial = experiment(method, backbone="test_vit.r160_in1k", training={"image_size": 160, "epochs": 1})
+    trainer = trial.trainer()
+    batch = next(trainer.data.training(augment=False).epoch(np.arange(8), seed=0))
+    loss = trial.method.loss(trainer.model, batch, PROGRESS)
+    assert torch.isfinite(loss["loss"])
+    assert loss["outside"] > 0

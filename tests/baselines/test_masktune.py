@@ -1,0 +1,81 @@
+"""MaskTune's heat and mask against a direct computation, and the epoch on masked images."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from aimbench.baselines.masktune import MaskTune, hidden_pixels, xgradcam
+from aimbench.errors import ConfigError
+from aimbench.train.api import Batch
+
+
+def test_pixels_above_mean_plus_two_deviations_of_the_positive_heat_are_hidden() -> None:
+    generator = np.random.default_rng(0)
+    heat = np.maximum(generator.normal(size=(3, 6, 8)), 0)
+    heat[0, 2, 3] = 9
+    expected = []
+    for image in heat:
+        positive = image[image > 0]
+        expected.append(image > positive.mean() + 2 * positive.std())
+    # At its own resolution the heat is not interpolated.
+    hidden = hidden_pixels(torch.from_numpy(heat), (6, 8), 2.0)
+    np.testing.assert_array_equal(hidden.numpy(), np.stack(expected))
+    assert hidden[0, 2, 3]
+    assert not hidden_pixels(torch.zeros(1, 6, 8), (12, 16), 2.0).any()
+
+
+def test_heat_is_channels_weighted_by_their_share_of_the_gradient(experiment: Callable[..., Any]) -> None:
+    trainer = experiment("masktune").trainer()
+    batch = next(trainer.data.photographs("val", 3, region=False).epoch(np.arange(3), seed=0))
+    model = trainer.model.eval()
+    heat = xgradcam(model, batch)
+    for i in range(3):
+        features = [f.detach() for f in model.features(batch.image[i : i + 1])]
+        features[-1].requires_grad_()
+        model.predict(features).logits.max().backward()
+        activation, gradient = features[-1].detach()[0], features[-1].grad[0]
+        expected = torch.zeros(activation.shape[1:])
+        for a, g in zip(activation, gradient, strict=True):
+            expected += (g * a).sum() / (a.sum() + 1e-7) * a
+        torch.testing.assert_close(heat[i], expected.clamp(min=0), rtol=1e-3, atol=1e-4)
+
+
+def test_the_second_phase_sees_hidden_pixels_black(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs: list[Any] = []
+    original = MaskTune.loss
+
+    def spying(self: MaskTune, model: Any, batch: Batch, progress: Any) -> Any:
+        def noting(seen: Batch) -> Any:
+            inputs.append((seen, batch))
+            return model(seen)
+
+        noting.pyramid = model.pyramid  # type: ignore[attr-defined]
+        return original(self, noting, batch, progress)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MaskTune, "loss", spying)
+    trainer = experiment("masktune", training={"epochs": 1}).trainer()
+    trainer.fit()
+    masked = [(seen, whole) for seen, whole in inputs if seen.has_image]
+    assert [seen.has_image for seen, _ in inputs] == [False] * 6 + [True] * 6  # frozen: ERM on features
+    heat = torch.from_numpy(np.load(trainer.folder / "artifacts" / "erm-xgradcam.npy"))
+    black = torch.tensor([-m / s for m, s in zip(trainer.model.pyramid.mean, trainer.model.pyramid.std, strict=True)])
+    for seen, whole in masked:
+        resized = F.interpolate(heat[seen.index][:, None], size=seen.image.shape[-2:], mode="bilinear")[:, 0]
+        changed = (seen.image != whole.image).any(dim=1)
+        assert changed.any()
+        for image, was, now, where in zip(resized, whole.image, seen.image, changed, strict=True):
+            assert torch.equal(now[:, ~where], was[:, ~where])
+            torch.testing.assert_close(now[:, where], black[:, None].expand(3, int(where.sum())))
+            if where.any():
+                assert image[where].min() >= image[~where].max() - 1e-5  # the hottest ones
+
+
+def test_a_schedule_that_ends_at_zero_is_refused(experiment: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="zero under --schedule cosine; use step or constant"):
+        experiment("masktune", training={"schedule": "cosine"}).trainer().fit()
