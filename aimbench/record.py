@@ -124,6 +124,18 @@ class BackboneInfo(_Strict):
     weights_hash: str = Field(description="sha256 of the loaded parameters, 'none' when randomly initialised.")
 
 
+class SearchInfo(_Strict):
+    """How a sweep chose the run's settings: the best of its trials on validation."""
+
+    plan: str
+    kind: Literal["grid", "random"]
+    trials: int
+    finished: int = Field(description="Trials that have a record; the best is chosen among them.")
+    trial: str = Field(description="Id of the best trial.")
+    score: float = Field(description="Its validation score, in [0, 1].")
+    metric: str = Field(description="What the score is.")
+
+
 class Cost(_Strict):
     """What the run took. ``wall_seconds`` adds up over resumed sessions."""
 
@@ -180,6 +192,7 @@ class Record(_Strict):
     selectors: dict[str, SelectorScore] = Field(default_factory=dict)
     phases: list[dict[str, Any]] = Field(default_factory=list)
     cost: Cost
+    search: SearchInfo | None = Field(default=None, description="None if the settings were given by hand.")
     code: CodeInfo
     environment: dict[str, Any]
     created: str = Field(description="UTC, ISO 8601.")

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from aimbench.cli import data, demo, explain, listing, results, run
+from aimbench.cli import data, demo, explain, listing, results, run, sweep
 from aimbench.errors import AimbenchError
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
+app.command("sweep")(sweep.sweep)
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.add_typer(data.app, name="data")

@@ -22,8 +22,8 @@ Settings = Annotated[
 ]
 
 
-def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
-    """Reads ``key=value`` words; values are YAML scalars (numbers, true, false, null, text).
+def parse_settings(pairs: list[str] | None, option: str = "--set") -> dict[str, Any]:
+    """Reads the ``key=value`` words of ``option``; values are YAML scalars (numbers, true, false, null, text).
 
     Raises:
         ConfigError: a word has no ``=``.
@@ -34,11 +34,11 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {pair}: write key=value, for example --set active_area=0.25")
+            raise ConfigError(f"{option} {pair}: write key=value, for example --set active_area=0.25")
         try:
             settings[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {pair}: '{value}' is no plain value; quote it") from error
+            raise ConfigError(f"{option} {pair}: '{value}' is no plain value; quote it") from error
     return settings
 
 

@@ -24,7 +24,7 @@ from aimbench.errors import ConfigError, nearest_names
 from aimbench.metrics.groups import headline, split_metrics
 from aimbench.metrics.health import warnings as health_warnings
 from aimbench.metrics.selectors import SELECTORS
-from aimbench.models.backbones import create_pyramid
+from aimbench.models.backbones import FeaturePyramid, create_pyramid
 from aimbench.models.classifier import Classifier
 from aimbench.models.weights import load_weights
 from aimbench.needs import GroupCounts
@@ -92,10 +92,34 @@ class Result:
     files: dict[str, bytes]
 
 
-class Experiment:
-    """A request with everything opened and checked; nothing has been trained yet."""
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A backbone with its weights, untrained."""
 
-    def __init__(self, request: Request, reporter: Reporter | None = None) -> None:
+    pyramid: FeaturePyramid
+    info: BackboneInfo
+
+    @classmethod
+    def load(cls, name: str, weights: str, seed: int) -> "LoadedBackbone":
+        """Builds the network; without pretrained weights the seed decides it."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            pyramid = create_pyramid(name)
+        return cls(pyramid, load_weights(pyramid, weights))
+
+
+class Experiment:
+    """A request with everything opened and checked; nothing has been trained yet.
+
+    Args:
+        request: what to run.
+        reporter: shows progress.
+        loaded: the request's backbone, if it is there already: for many definitions of which none is run.
+    """
+
+    def __init__(
+        self, request: Request, reporter: Reporter | None = None, *, loaded: LoadedBackbone | None = None
+    ) -> None:
         self.request = request
         self.reporter = reporter or Reporter()
         method_class = get_method(request.method)
@@ -106,10 +130,8 @@ class Experiment:
         self.selector = request.selector or self.dataset.card.default_selector
         _check_selector(self.selector)
         self.attributions = check_attributions(request.attributions)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(request.seed)  # without pretrained weights the seed decides the backbone too
-            self.pyramid = create_pyramid(request.backbone)
-        self.backbone: BackboneInfo = load_weights(self.pyramid, request.weights)
+        loaded = loaded or LoadedBackbone.load(request.backbone, request.weights, request.seed)
+        self.pyramid, self.backbone = loaded.pyramid, loaded.info
         self._pretrained = {name: value.clone() for name, value in self.pyramid.state_dict().items()}
         self.definition = self._define()
         self.folder = request.runs_root / self.dataset.name / self.definition.id

@@ -45,11 +45,11 @@ def test_help_answers_in_under_0_4_seconds() -> None:
     assert min(times) < 0.4
 
 
-@pytest.mark.parametrize("command", ["run", "explain", "demo", "data", "list", "results"])
+@pytest.mark.parametrize("command", ["run", "sweep", "explain", "demo", "data", "list", "results"])
 def test_every_command_has_help_that_names_its_environment_variables(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 0
-    if command in ("run", "explain"):
+    if command in ("run", "sweep", "explain"):
         assert "(env: AIMBENCH_DATA)" in result.output
         assert "(env: AIMBENCH_RUNS)" in result.output
 
