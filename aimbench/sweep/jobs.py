@@ -118,6 +118,7 @@ class Planner:
             for dataset in plan.datasets
             for backbone in plan.backbones
             for method in plan.methods
+            if method.datasets is None or dataset in method.datasets
         ]
 
     def finals(self, cell: Cell) -> list[Job]:

@@ -35,6 +35,8 @@ class MethodPlan(_Strict):
     """Of the method."""
     training: Space = {}
     """Of the training; goes over the plan's own ``training``."""
+    datasets: list[str] | None = None
+    """Those of the plan's datasets that it runs on, for a method that is not defined on all; None takes all."""
 
 
 class Search(_Strict):
@@ -69,9 +71,12 @@ class Plan(_Strict):
     """Without it every combination of settings is a final run with every seed."""
 
     @model_validator(mode="after")
-    def _spaces_are_finite_unless_drawn(self) -> "Plan":
+    def _is_consistent(self) -> "Plan":
         drawn = self.search is not None and self.search.kind == "random"
         for method in self.methods:
+            for dataset in method.datasets or ():
+                if dataset not in self.datasets:
+                    raise ValueError(f"dataset '{dataset}' of method '{method.method}' is none of the plan's datasets")
             for key, value in [*method.settings.items(), *self.training.items(), *method.training.items()]:
                 _check_values(key, value, drawn=drawn)
         return self
