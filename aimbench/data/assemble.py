@@ -5,12 +5,13 @@ import itertools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aimbench.cards import Card
+from aimbench.data.counts import summarise
 from aimbench.data.layouts import Plan
 from aimbench.data.manifest import (
     INDEX_NAME,
@@ -18,7 +19,6 @@ from aimbench.data.manifest import (
     GroundTruthSummary,
     IndexInfo,
     Manifest,
-    SplitSummary,
     sha256_of,
 )
 from aimbench.data.rendering import rendered
@@ -118,18 +118,6 @@ def _check_recipe(card: Card, plan: Plan, recipe: Recipe) -> None:
         if not 0 <= value < len(names):
             plural = "classes" if what == "label" else "groups"
             raise DataError(f"{where}: {what} {value} is outside the {len(names)} {plural}; check the raw labels")
-
-
-def summarise(
-    labels: Iterable[int], groups: Iterable[int], class_names: list[str], group_names: list[str]
-) -> SplitSummary:
-    """Counts the samples of one split by class and group name."""
-    by_label, by_group = Counter(labels), Counter(groups)
-    return SplitSummary(
-        count=by_label.total(),
-        classes={name: by_label[i] for i, name in enumerate(class_names)},
-        groups={name: by_group[i] for i, name in enumerate(group_names)},
-    )
 
 
 def _in_order(job: Job) -> list[Recipe]:

@@ -5,15 +5,15 @@ import json
 import shutil
 import tempfile
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from aimbench.cards import Card, SplitCounts, Variant, load_card, parse_dataset
+from aimbench.cards import Card, Variant, load_card, parse_dataset
 from aimbench.data.assemble import Job, Progress, assemble
+from aimbench.data.counts import differences, summarise_recipes
 from aimbench.data.croissant import write_croissant
 from aimbench.data.dataset import ShardDataset, dataset_folder, missing_sources
 from aimbench.data.layouts import Plan, get_layout
@@ -200,41 +200,14 @@ def _plan(raw: RawFolder, card: Card, variant: Variant, seed: int, partial: bool
 def _kind(card: Card, variant: str, plan: Plan, partial: bool, fell_back: bool) -> Kind:
     if card.variants[variant].mini:
         return "mini"
-    differences = _differences(card.variants[variant].counts, plan)
-    if len(plan.classes) != card.num_classes:
-        differences.insert(0, f"{len(plan.classes)} classes, not {card.num_classes}")
-    if differences and not partial:
+    found = differences(card, variant, plan.classes, summarise_recipes(plan.recipes, plan.classes, plan.groups))
+    if found and not partial:
         raise DataError(
-            f"{card.name}@{variant}: counts differ from the card's: {'; '.join(differences[:4])}"
-            f"{'; ...' if len(differences) > 4 else ''}; complete the raw folder, or add --partial to build "
+            f"{card.name}@{variant}: counts differ from the card's: {'; '.join(found[:4])}"
+            f"{'; ...' if len(found) > 4 else ''}; complete the raw folder, or add --partial to build "
             "what is there"
         )
-    return "partial" if differences or fell_back else "official"
-
-
-def _differences(official: dict[str, SplitCounts], plan: Plan) -> list[str]:
-    """Compares with official counts; ``train+val`` stands for both splits together."""
-    found = []
-    for split, expected in official.items():
-        recipes = [recipe for recipe in plan.recipes if recipe.split in split.split("+")]
-        if expected.count is not None and len(recipes) != expected.count:
-            found.append(f"{split} has {len(recipes)} samples, not {expected.count}")
-        for what, names, numbers in (
-            ("classes", plan.classes, _class_counts(expected, len(plan.classes))),
-            ("groups", plan.groups, expected.groups),
-        ):
-            if numbers is None:
-                continue
-            attribute = "label" if what == "classes" else "group"
-            counts = Counter(getattr(recipe, attribute) for recipe in recipes)
-            have = [counts[i] for i in range(len(names))]
-            if have != numbers:
-                found.append(f"{split} {what} {have}, not {numbers}")
-    return found
-
-
-def _class_counts(expected: SplitCounts, num_classes: int) -> list[int] | None:
-    return expected.classes if expected.each_class is None else [expected.each_class] * num_classes
+    return "partial" if found or fell_back else "official"
 
 
 def _hash_plan(plan: Plan, raw: RawFolder, kind: Kind, seed: int) -> str:

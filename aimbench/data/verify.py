@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Callable
 from typing import Any
 
-from aimbench.data.assemble import summarise
+from aimbench.data.counts import differences, summarise
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.manifest import ShardInfo, sha256_of
 from aimbench.data.samples import decode_mask, decode_rgb
@@ -15,6 +15,8 @@ from aimbench.errors import DataError
 
 def verify(dataset: ShardDataset, progress: Callable[[int, int], None] | None = None) -> None:
     """Re-hashes every file, decodes every image and mask, and recounts; the tar files are read on their own.
+
+    An official build is compared with its card too, which may have got a fingerprint after the build.
 
     Args:
         dataset: An open dataset.
@@ -53,6 +55,21 @@ def verify(dataset: ShardDataset, progress: Callable[[int, int], None] | None = 
         _check_index(dataset, split, order[split], rows[split])
     if fingerprint(digests) != manifest.fingerprint:
         raise DataError(f"{dataset.root}: fingerprint differs from its manifest; {_mend(dataset)}")
+    if manifest.kind == "official":
+        _check_card(dataset)
+
+
+def _check_card(dataset: ShardDataset) -> None:
+    manifest = dataset.manifest
+    found = differences(dataset.card, dataset.variant, manifest.classes, manifest.splits)
+    if found:
+        raise DataError(f"{dataset.root} is not what the card says: {'; '.join(found[:4])}; {_mend(dataset)}")
+    variant = dataset.card.variant(dataset.variant)
+    if manifest.seed == variant.seed and variant.fingerprint not in (None, manifest.fingerprint):
+        raise DataError(
+            f"{dataset.root}: the fingerprint is {manifest.fingerprint}, the card says {variant.fingerprint}; get the "
+            f"official archives again and {_mend(dataset)}"
+        )
 
 
 def _mend(dataset: ShardDataset) -> str:

@@ -4,7 +4,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from tiny_raw import write_image
@@ -13,11 +12,10 @@ from tiny_tree import voc, write_card, write_tree
 from aimbench.cards import load_card
 from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset
-from aimbench.data.samples import decode_mask
+from aimbench.data.verify import verify
 from aimbench.errors import CardError, DataError
 
 WOOF = load_card("imagewoof").variants["full"].options["class_folders"]
-HARD = load_card("hardimagenet").variants["official"].options["class_folders"]
 
 
 @pytest.fixture
@@ -135,6 +133,22 @@ def test_empty_file_is_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"dog_val1\.JPEG is empty \(0 bytes\); unpack its archive again") as caught:
         build_mine(tree, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_verify_compares_an_official_build_with_its_card(tree: Path, tmp_path: Path) -> None:
+    variant = {"counts": {"train+val": {"count": 16, "classes": [8, 8]}, "test": {"count": 6, "groups": [3, 3]}}}
+    dataset = build_mine(tree, tmp_path, variant)
+    assert dataset.manifest.kind == "official"
+    verify(dataset)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"fingerprint": "0" * 64}, "fingerprint is .*, the card says 0000"),
+        ({"counts": {"test": {"count": 7}}}, "test has 6 samples, not 7"),
+        ({"counts": {"train+val": {"classes": [9, 7]}}}, r"train\+val classes \[8, 8\], not \[9, 7\]"),
+    ]
+    for change, expected in changes:
+        cards = write_card(tmp_path, {**variant, **change})
+        with pytest.raises(DataError, match=expected):
+            verify(ShardDataset.open("mine", tmp_path / "data", cards))
 
 
 def test_pinned_fingerprint_is_enforced(tree: Path, tmp_path: Path) -> None:
@@ -275,66 +289,6 @@ def test_bad_solution_csv(tmp_path: Path, text: str, expected: str) -> None:
     (raw / "LOC_val_solution.csv").write_text(text)
     with pytest.raises(DataError, match=rf"LOC_val_solution\.csv, {expected}"):
         build("imagenet100", raw, tmp_path / "data", partial=True, workers=1)
-
-
-def hard_imagenet(raw: Path, size: tuple[int, int] = (40, 30)) -> None:
-    """Masks as the authors' archive names them; the last train image of a class has none, the first an empty one."""
-    write_tree(raw / "imagenet", (*HARD[:2], "n09999999"), train=11, val=2)
-    for split, count in (("train", 10), ("val", 2)):
-        for wnid in HARD[:2]:
-            for i in range(count):
-                mask = np.zeros((size[1], size[0]), dtype=np.uint8)
-                if i:
-                    mask[size[1] // 3 : size[1] * 2 // 3, : size[0] // 2] = 255
-                path = raw / "hardImageNet" / split / f"{wnid}_{wnid}_{split}{i}.JPEG"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(mask).save(path, quality=60)
-
-
-def test_hard_imagenet_joins_masks_by_name(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    hard_imagenet(raw)
-    dataset = build("hardimagenet", raw, tmp_path / "data", partial=True, workers=1).dataset
-    assert {name: split.count for name, split in dataset.manifest.splits.items()} == {"train": 18, "val": 2, "test": 4}
-    truth = dataset.manifest.ground_truth
-    assert (truth.share_with_mask, truth.empty_masks) == (1.0, 2 + 2)
-    assert truth.mean_foreground_share == pytest.approx(20 / 24 * 200 / 1200, abs=0.01)
-    loose = build("hardimagenet@any-foreground", raw, tmp_path / "data", partial=True, workers=1).dataset
-    # JPEG's ringing around the object is foreground at a threshold above 0
-    assert loose.manifest.ground_truth.mean_foreground_share > 1.05 * truth.mean_foreground_share
-
-
-def test_masks_of_another_size_but_the_same_aspect_are_scaled(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    hard_imagenet(raw, size=(80, 60))
-    test = build("hardimagenet", raw, tmp_path / "data", partial=True, workers=1).dataset.split("test")
-    for i, key in enumerate(test.keys):
-        mask = test.read(i).mask
-        assert mask is not None
-        pixels = decode_mask(mask, key)
-        assert pixels.shape == (30, 40)
-        assert (pixels > 0).sum() == (0 if key.endswith("val0") else 200)
-    hard_imagenet(raw, size=(60, 60))
-    with pytest.raises(DataError, match="is 60x60, its image 40x30"):
-        build("hardimagenet", raw, tmp_path / "other", partial=True, workers=1)
-
-
-def test_rank_balanced_keeps_both_ends_of_the_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = tmp_path / "raw"
-    hard_imagenet(raw)
-    lines = ["class,file,rank"]
-    lines += [f"{wnid},{wnid}_train{i}.JPEG,{i + 1}" for wnid in HARD[:2] for i in range(11)]
-    (raw / "hardimagenet_ranks.csv").write_text("\n".join(lines) + "\n")
-    cards = tmp_path / "cards" / "hardimagenet"
-    cards.mkdir(parents=True)
-    text = (Path(__file__).parents[2] / "datasets" / "hardimagenet" / "card.yaml").read_text()
-    (cards / "card.yaml").write_text(text.replace("each: 100", "each: 2"))
-    name = "hardimagenet@rank-balanced"
-    dataset = build(name, raw, tmp_path / "data", partial=True, workers=1, cards_dir=tmp_path / "cards").dataset
-    kept = {key for split in ("train", "val") for key in dataset.split(split).keys}
-    # of the ten with a mask, the two first and the two last
-    assert kept == {f"{wnid}_train{i}" for wnid in HARD[:2] for i in (0, 1, 8, 9)}
-    assert len(dataset.split("test")) == 4
 
 
 @pytest.mark.raw

@@ -110,7 +110,7 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     made = (_recipe(root, card, options, labels[found.class_folder], boxes, masks, found) for found in files)
     recipes = hold_out([recipe for recipe in made if recipe is not None], options.validation_share, seed)
     if options.ranks:
-        recipes = keep_ranked(raw.open(card, options.ranks.source), options.ranks, recipes)
+        recipes = keep_ranked(raw, card, options.ranks, recipes)
     classes = list(names.values())
     return Plan(recipes=recipes, classes=classes, groups=classes, notes=_notes(card, names, recipes))
 
