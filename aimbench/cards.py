@@ -78,6 +78,17 @@ class Source(Archive):
     )
     revision: str = Field(default="main", description="Revision of the dataset on the hub.")
 
+    @property
+    def archives(self) -> list[Archive]:
+        """The archives whose checksums are stated: the parts where there are some, and the whole."""
+        return [*self.parts.values(), self]
+
+    @property
+    def names(self) -> str:
+        """File names of the archives, in words."""
+        parts = " and ".join(part.archive for part in self.parts.values())
+        return f"{parts}, or {self.archive}" if parts else self.archive
+
 
 class SplitCounts(_Strict):
     """Official number of samples of a split: in all, by class index and by group index."""

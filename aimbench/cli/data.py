@@ -92,7 +92,7 @@ def fetch_command(
         size = "size unknown" if offer.size is None else f"{offer.size / 1e6:.1f} MB"
         where = f"hub {offer.source.hub}" if offer.source.hub else "no address for a download"
         text = "is there already" if offer.there else f"{size}, {offer.address or where}"
-        typer.echo(f"{offer.name}: {offer.source.archive} {text}")
+        typer.echo(f"{offer.name}: {offer.source.names} {text}")
     check_space(root, found)
     if dry_run:
         return

@@ -1,6 +1,6 @@
 """The README of a dataset, written from its card."""
 
-from aimbench.cards import Archive, Card, Source, Variant
+from aimbench.cards import Card, Source, Variant
 
 
 def card_markdown(card: Card) -> str:
@@ -32,7 +32,7 @@ def card_markdown(card: Card) -> str:
             [
                 (
                     f"`{name}`",
-                    _archives(source),
+                    source.names,
                     ", ".join(f"`{folder}/`" for folder in source.folders),
                     _addresses(source),
                     _checksum(source),
@@ -40,6 +40,7 @@ def card_markdown(card: Card) -> str:
                 for name, source in card.sources.items()
             ],
         ),
+        _unknown_checksums(card),
         "```\n" + _commands(card) + "\n```",
         "## Ground truth",
         _ground_truth(card),
@@ -55,7 +56,7 @@ def card_markdown(card: Card) -> str:
         "## Citation",
         "```bibtex\n" + "\n\n".join(_citations(card)) + "\n```",
     ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 _KINDS = {"mask": "Masks.", "boxes": "Boxes.", "both": "Masks and boxes."}
@@ -110,20 +111,22 @@ def _addresses(source: Source) -> str:
     return " ".join([*source.urls, *source.pages, *hub])
 
 
-def _archives(source: Source) -> str:
-    parts = " and ".join(f"`{part.archive}`" for part in source.parts.values())
-    return f"{parts}, or `{source.archive}`" if parts else f"`{source.archive}`"
-
-
 def _checksum(source: Source) -> str:
-    """The checksums of the archive, or of its parts in their order."""
-    archives: list[Archive] = [*source.parts.values(), source]
     return " ".join(
         f"{name} `{value}`"
-        for archive in archives
+        for archive in source.archives
         for name, value in (("md5", archive.md5), ("sha256", archive.sha256))
         if value
-    ) or ("not known")
+    ) or ("none" if source.hub else "not known")
+
+
+def _unknown_checksums(card: Card) -> str:
+    if all(_checksum(source) != "not known" for source in card.sources.values()):
+        return ""
+    return (
+        "Where the checksum is not known, we have not seen one published: `aimbench data fetch` prints the sha256 of "
+        "what it got, and the counts above are what a build is checked against."
+    )
 
 
 def _commands(card: Card) -> str:

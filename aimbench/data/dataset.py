@@ -216,9 +216,7 @@ def missing_sources(card: Card, sources: list[str]) -> Iterator[str]:
         hub = [f"https://huggingface.co/datasets/{source.hub}"] if source.hub else []
         places = [*source.urls, *source.pages, *hub] or ["no public address known"]
         origin = ", ".join([*places, *([checksum] if checksum else [])])
-        parts = " and ".join(part.archive for part in source.parts.values())
-        archive = f"{parts}, or {source.archive}," if parts else source.archive
-        yield f"{archive} or its unpacked folder {source.folders[0]}/ ({origin})"
+        yield f"{source.names} or the unpacked folder {source.folders[0]}/ ({origin})"
 
 
 def _ensure_mini(card: Card, variant: str, folder: Path, data_root: Path, cards_dir: Path | None) -> None:

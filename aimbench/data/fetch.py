@@ -122,7 +122,7 @@ def fetch(offer: Offer, raw: Path, report: Report, progress: Bytes) -> Path:
         return _fetch_hub(source, raw, failures)
     by_hand = f"; get it by hand from {', '.join(source.pages)} and put it into {raw}" if source.pages else ""
     tried = "; ".join(failures) or "the card names no address for a download"
-    raise DataError(f"{source.archive} could not be downloaded ({tried}){by_hand}")
+    raise DataError(f"{source.names} could not be downloaded ({tried}){by_hand}")
 
 
 def _ask(source: Source, report: Report) -> tuple[int | None, str | None]:

@@ -203,11 +203,16 @@ def tables(names: list[str] = ["cat", "dog"]) -> hugging_face.DatasetDict:  # no
     )
 
 
-@pytest.mark.parametrize("form", ["saved", "parquet", "parquet shards"])
+@pytest.mark.parametrize("form", ["saved", "parquet", "parquet shards", "converted by the hub"])
 def test_hugging_face_folder(tmp_path: Path, form: str) -> None:
     folder = tmp_path / "raw" / "mine"
     if form == "saved":
         tables().save_to_disk(folder)
+    elif form == "converted by the hub":
+        for split, table in tables().items():
+            (folder / "default" / split).mkdir(parents=True)
+            for i in range(2):
+                table.shard(2, i).to_parquet(folder / "default" / split / f"{i:04d}.parquet")
     else:
         (folder / "data").mkdir(parents=True)
         for split, table in tables().items():
@@ -246,6 +251,34 @@ def test_hugging_face_without_names_and_without_places(tmp_path: Path) -> None:
     dataset = build_mine(tmp_path, "huggingface", options, groups="classes")
     assert sorted(dataset.split("test").keys) == [f"validation-{i:07d}" for i in range(6)]
     assert dataset.manifest.ground_truth.share_with_mask == 0
+
+
+def test_mirror_of_cub(tmp_path: Path) -> None:
+    """The schema of bentrevett/caltech-ucsd-birds-200-2011: class labels by CUB's folders, one flat box a row."""
+    species = ["001.Black_footed_Albatross", "002.Laysan_Albatross"]
+    features = hugging_face.Features(
+        {
+            "image": hugging_face.Image(),
+            "label": hugging_face.ClassLabel(names=species),
+            "bbox": hugging_face.List(hugging_face.Value("float32")),
+        }
+    )
+    images = [{"bytes": encoded(i, "JPEG"), "path": None} for i in range(10)]
+    found = [{"image": image, "label": i % 2, "bbox": [1, 2, 10 + i, 20]} for i, image in enumerate(images)]
+    folder = tmp_path / "raw" / "caltech-ucsd-birds-200-2011" / "data"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        hugging_face.Dataset.from_list(found, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    dataset = build("cub@parquet", tmp_path / "raw", tmp_path / "data", partial=True, workers=1).dataset
+    verify(dataset)
+    assert dataset.manifest.classes == species
+    assert {name: split.count for name, split in dataset.manifest.splits.items()} == {"train": 8, "val": 2, "test": 10}
+    test = dataset.split("test")
+    for i, key in enumerate(test.keys):
+        row = int(key.removeprefix("test-"))
+        assert test.read(i).image == images[row]["bytes"]
+        assert test.read(i).boxes == [(1.0, 2.0, 10.0 + row, 20.0)]
+        assert test.label[i] == row % 2
 
 
 def test_other_class_names_are_another_dataset(tmp_path: Path) -> None:

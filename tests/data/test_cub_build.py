@@ -136,7 +136,7 @@ def test_archives_build_the_same_as_folders(
     with pytest.raises(DataError, match=r"md5 is [0-9a-f]{32}, the card says 97ec"):
         build_cub(archives, tmp_path / "other")
 
-    monkeypatch.setattr("aimbench.data.raw._expected", lambda source: iter([("sha256", None)]))
+    monkeypatch.setattr("aimbench.data.archives._expected", lambda source: iter([("sha256", None)]))
     from_archives = build_cub(archives, tmp_path / "other")
     assert from_archives.manifest.fingerprint == from_folders.manifest.fingerprint
     assert from_archives.manifest.source_forms == [

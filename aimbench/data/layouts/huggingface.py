@@ -29,7 +29,7 @@ class HuggingFaceOptions(TableOptions):
     source: str = Field(default="images", description="Source that holds the saved dataset or its Parquet files.")
     splits: dict[str, str] = Field(min_length=1, description="Split -> split of the dataset.")
     key: str | None = Field(default=None, description="Column of the sample's name; without one the row's number.")
-    boxes: str | None = Field(default=None, description="Column of lists of x0, y0, x1, y1 in pixels.")
+    boxes: str | None = Field(default=None, description="Column of x0, y0, x1, y1 in pixels, or of a list of such.")
 
 
 def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
@@ -76,14 +76,22 @@ def _open_tables(folder: Path, cache: Path) -> dict[str, Any]:
         else:
             files: dict[str, list[str]] = {}
             for path in sorted(folder.rglob("*.parquet")):
-                match = _SPLIT_OF_FILE.match(path.name)
-                files.setdefault(match[1] if match else path.stem, []).append(str(path))
+                files.setdefault(_split_of(path), []).append(str(path))
             if not files:
                 raise DataError(f"{folder} holds neither a saved dataset nor Parquet files; put one of them there")
             tables = dict(datasets.load_dataset("parquet", data_files=files, cache_dir=str(cache / "huggingface")))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{folder} can't be opened as a Hugging Face dataset ({error}); save it again") from None
     return {split: _undecoded(table) for split, table in tables.items()}
+
+
+def _split_of(path: Path) -> str:
+    """The split of a Parquet file: ``data/train-00000-of-00017.parquet``, or ``default/train/0000.parquet``."""
+    match = _SPLIT_OF_FILE.match(path.name)
+    if match:
+        return match[1]
+    # The hub's own conversion to Parquet names the folder after the split and numbers the files.
+    return path.parent.name if path.stem.isdecimal() else path.stem
 
 
 def _undecoded(table: Any) -> Any:
@@ -172,6 +180,8 @@ def _recipes(
 
 def _boxes(value: Any, where: str) -> tuple[Box, ...]:
     try:
+        if value and isinstance(value[0], int | float):
+            value = [value]
         return tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in value or ())
     except (TypeError, ValueError):
         raise DataError(f"{where}: boxes are not lists of four numbers; mend the dataset") from None
