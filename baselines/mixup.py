@@ -43,19 +43,23 @@ def mixed(batch: Batch, partner: Tensor, weight: float) -> Batch:
     """``weight`` of each sample and the rest of its partner: images, or features where the batch carries them.
 
     Args:
-        batch: N samples.
-        partner: ``(N,)`` positions in the batch.
+        batch: at least N samples.
+        partner: ``(N,)`` positions in the batch, of the partners of its first N samples.
         weight: in [0, 1].
+
+    Returns:
+        N mixed samples, with the index and label of the first of each pair.
     """
+    first = slice(len(partner))
 
     def mix(value: Tensor) -> Tensor:
-        return torch.lerp(value[partner], value, weight)
+        return torch.lerp(value[partner], value[first], weight)
 
     if batch.features is not None:
         # Entries of the pyramid that the head does not read are empty.
         features = [mix(entry) if entry.numel() else entry for entry in batch.features]
-        return Batch(batch.index, batch.label, features=features)
-    return Batch(batch.index, batch.label, image=mix(batch.image))
+        return Batch(batch.index[first], batch.label[first], features=features)
+    return Batch(batch.index[first], batch.label[first], image=mix(batch.image))
 
 
 def mixed_cross_entropy(logits: Tensor, label: Tensor, partner_label: Tensor, weight: float) -> Tensor:

@@ -59,6 +59,41 @@ def test_a_seed_decides_everything(method: str, train: str, experiment: Callable
     assert one.record.metrics == again.record.metrics
 
 
+class _KilledError(BaseException):
+    """Stands for the kill; no handler of the engine catches it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_killed_in_every_phase_equals_an_unbroken_one(
+    method: str, experiment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trial(folder: str) -> Any:
+        settings = QUICK.get(method, {})
+        return experiment(method, runs_root=tmp_path / folder, settings=settings, training={"epochs": 3})
+
+    whole = trial("whole").run()
+    phases = list(dict.fromkeys(entry["phase"] for entry in whole.record.phases))
+    end_epoch = Trainer._end_epoch
+    for doomed in phases:
+
+        def die(trainer: Trainer, optimizer: Any, phase: Any, number: int, epoch: int, epochs: int, *rest: Any) -> None:
+            if phase.name == doomed and epoch == epochs - 1:  # noqa: B023
+                raise _KilledError
+            end_epoch(trainer, optimizer, phase, number, epoch, epochs, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_end_epoch", die)
+            with pytest.raises(_KilledError):
+                trial("killed").run()
+    resumed = trial("killed").run()
+    assert resumed.record.metrics == whole.record.metrics
+    assert resumed.record.phases == whole.record.phases
+    assert resumed.record.selected == whole.record.selected
+    assert resumed.files["epochs"] == whole.files["epochs"]
+    assert resumed.files["predictions"] == whole.files["predictions"]
+
+
 @pytest.mark.parametrize("train", ["head", "all"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_trained_parameter_gets_a_gradient(
