@@ -3,7 +3,9 @@
 The two take turns, so that what else the machine does hits both; the ratio is the median over turns of the two times of
 one turn. Time is wall time; with one thread the processor's own time is shown too, which other processes disturb less.
 
-    python benchmarks/aim_vs_erm.py --backbone convnext_tiny --turns 9
+    python benchmarks/aim_vs_erm.py --backbone convnext_tiny --turns 9 --append benchmarks/aim_vs_erm.jsonl
+
+``--append`` also writes the table of all results in that file, ``aim_vs_erm.md`` beside it.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from aimbench.train.optim import make_optimizer, set_train_mode, set_trainable
 from aimbench.train.registry import get_method
 
 PRESETS = {"erm": None, "aim": "2-25"}
+GOALS = {"training step": 1.15, "inference": 1.10}
 CLASSES = 200
 WARM_UP = 2
 
@@ -108,6 +111,29 @@ def main() -> None:
     if options.append:
         with options.append.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
+        write_table(options.append)
+
+
+def write_table(results: Path) -> None:
+    """Writes the results of a .jsonl file as a table beside it; goals are those of the method's specification."""
+    lines = [
+        "# A step and inference of AIM[2, 25%] beside ERM's",
+        "",
+        "Written by `benchmarks/aim_vs_erm.py`, whose head says how it measures. 224 px, whole network trained, CPU.",
+        f"Goals for ConvNeXt-T: step {GOALS['training step']:.2f}, inference {GOALS['inference']:.2f}.",
+        "",
+        "| backbone | batch | threads | turns | what | ERM s | AIM s | ratio, wall | ratio, processor |",
+        "|---|---:|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    for text in results.read_text(encoding="utf-8").splitlines():
+        run = json.loads(text)
+        lines += [
+            f"| {run['backbone']} | {run['batch_size']} | {run['threads']} | {run['turns']} | {what}"
+            f" | {run[what]['erm s']:.2f} | {run[what]['aim s']:.2f} | {run[what]['ratio']:.3f}"
+            f" | {run[what]['ratio of processor time']:.3f} |"
+            for what in GOALS
+        ]
+    results.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
