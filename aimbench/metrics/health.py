@@ -96,6 +96,19 @@ def warnings(values: Mapping[str, float]) -> list[str]:
     return found
 
 
+def summary(values: Mapping[str, float]) -> str:
+    """One line for a person: active share, variance between samples and share inside the object, by stage."""
+    parts = []
+    for stage in [key.removesuffix("_active") for key in values if key.endswith("_active")]:
+        words = [f"{stage} {values[f'{stage}_active']:.0%} active"]
+        if (variance := values.get(f"{stage}_variance")) is not None:
+            words.append(f"variance {variance:.3f}")
+        if (inside := values.get(f"{stage}_inside")) is not None:
+            words.append(f"{inside:.0%} inside the object")
+        parts.append(", ".join(words))
+    return "; ".join(parts)
+
+
 class _StageHealth(Metric):
     """Sums of one stage's masks, of fixed size (h, w)."""
 

@@ -65,11 +65,13 @@ class FeatureCache:
         (self.folder / "key.json").write_text(json.dumps(self._key, indent=1))
         order = np.arange(len(source))
         arrays: dict[str, npt.NDArray[np.generic]] = {}
-        pyramid.eval()
+        reads_pixels = any(name != REGION for name in names)
+        if reads_pixels:
+            pyramid.eval()
         with torch.inference_mode():
             for batch in source.epoch(order, seed=0):
                 image = batch.image.to(device).contiguous(memory_format=torch.channels_last)
-                features = pyramid(image)
+                features = pyramid(image) if reads_pixels else []
                 for name in names:
                     value = batch.mask.to(torch.uint8) if name == REGION else features[int(name[1:])].float()
                     block = value.cpu().numpy()

@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 
 from aimbench.data.batch import Batch
 from aimbench.errors import ConfigError
+from aimbench.metrics.health import summary as health_summary
+from aimbench.metrics.health import warnings as health_warnings
 from aimbench.metrics.selectors import EpochScore, select
 from aimbench.models.classifier import Classifier
 from aimbench.train import checkpoint
@@ -84,6 +86,7 @@ class Trainer:
         self.earlier_seconds = 0.0  # wall time of the sessions before this one
         self._started = time.perf_counter()
         self._resume: dict[str, Any] | None = None
+        self._warned: list[str] = []  # what was wrong with the masks at the end of the last epoch
         self._optimizer_state: dict[str, Any] | None = None  # of the last phase, for one that goes on with it
 
     @property
@@ -310,6 +313,8 @@ class Trainer:
         if held_out is not None:
             predictions["val"] = held_out
         is_candidate = epoch >= min(phase.candidates_from, epochs - 1)
+        health = predictions["val"].mask_health
+        self.clock.log[-1].update({f"val {name}": value for name, value in health.items()})
         self.epochs.write(phase.name, number, epoch, predictions, is_candidate=is_candidate)
         scores = self.scores()
         model = self._state()
@@ -329,13 +334,28 @@ class Trainer:
                 "clock": vars(self.clock),
             },
         )
-        logged = {k: v for k, v in self.clock.log[-1].items() if isinstance(v, float)}
+        logged = {k: v for k, v in self.clock.log[-1].items() if isinstance(v, float) and not k.startswith("val ")}
         shown = "  ".join(f"{name} {value:.3f}" for name, value in logged.items())
         val = scores[-1].val
         self.reporter.line(
             f"{phase.name} {epoch + 1}/{epochs}  {shown}  val accuracy {val['accuracy']:.3f}"
             f"  worst group {val['worst_group_accuracy']:.3f}"
         )
+        self._report_masks(health, is_candidate=is_candidate)
+
+    def _report_masks(self, health: Mapping[str, float], *, is_candidate: bool) -> None:
+        """Health of the method's own masks on the validation split, and what is wrong with them.
+
+        While a target is still being reached, masks that are open are as they should be.
+        """
+        if not health:
+            return
+        self.reporter.line(f"  masks on val: {health_summary(health)}")
+        found = health_warnings(health) if is_candidate else []
+        for warning in found:
+            if warning not in self._warned:
+                self.reporter.warn(warning)
+        self._warned = found
 
     def scores(self) -> list[EpochScore]:
         """Headline metrics of every epoch so far, in order."""

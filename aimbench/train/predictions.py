@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aimbench.data.batch import Batch
 from aimbench.errors import ConfigError
+from aimbench.metrics.health import MaskHealth
 from aimbench.models.classifier import Output
 from aimbench.train.config import TrainConfig
 from aimbench.train.progress import Reporter
@@ -26,12 +27,14 @@ class Predictions:
         label, prediction: ``(N,)`` class indices.
         probability: ``(N,)`` softmax probability of the true class.
         heads: predictions ``(N,)`` of the method's further classifiers, by name. Not saved.
+        mask_health: of the method's own masks on the validation split, see ``MaskHealth``. Not saved.
     """
 
     label: npt.NDArray[np.int64]
     prediction: npt.NDArray[np.int64]
     probability: npt.NDArray[np.float32]
     heads: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    mask_health: dict[str, float] = field(default_factory=dict)
 
     def errors(self) -> npt.NDArray[np.int64]:
         """Positions of the misclassified samples."""
@@ -94,6 +97,7 @@ class Inference:
         probability = np.zeros(size, dtype=np.float32)
         label = np.zeros(size, dtype=np.int64)
         heads: dict[str, npt.NDArray[np.int64]] = {}
+        health = MaskHealth()
         for batch, output in self._outputs(model, split):
             scores = output.logits.float().softmax(dim=1).cpu()
             index = batch.index.numpy()
@@ -102,7 +106,10 @@ class Inference:
             label[index] = batch.label.numpy()
             for name, logits in _further_heads(output).items():
                 heads.setdefault(name, np.zeros(size, dtype=np.int64))[index] = logits.argmax(dim=1).cpu().numpy()
-        return Predictions(label, prediction, probability, heads)
+            if output.masks and split == "val":
+                region = self._data.regions(split)[batch.index]
+                health.update(output.masks, region.to(output.logits.device))
+        return Predictions(label, prediction, probability, heads, health.compute())
 
     def embed(self, model: nn.Module, split: str) -> Embeddings:
         """The head's embedding of every sample of a split.

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from aimbench.data.batch import Batch
 from aimbench.data.dataset import ShardDataset
@@ -16,7 +17,7 @@ from aimbench.data.memory import DecodedCache
 from aimbench.data.stream import StreamSource
 from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import FeaturePyramid
-from aimbench.train.features import FeatureCache, FeatureSource
+from aimbench.train.features import REGION, FeatureCache, FeatureSource
 from aimbench.train.progress import Reporter
 
 
@@ -106,6 +107,17 @@ class RunData:
         """Images of any split without augmentation, for attributions and features; ``region`` adds ground truth."""
         fields = frozenset({"mask"}) if region else frozenset[str]()
         return self._images(split, self.transform.without_augmentation(), batch_size, fields, cached=False)
+
+    def regions(self, split: str) -> Tensor:
+        """Ground truth of a split, ``(N, 1, H, W)`` in {0, 1}, empty where a sample has none.
+
+        For what a run reports alone: no batch carries it to a method. Kept on disk beside the features.
+        """
+        if self._features.missing(split, (), region=True):
+            source = self.photographs(split, 64, region=True)
+            with self._reporter.task(f"ground truth of {split}", len(source)) as task:
+                self._features.fill(split, [REGION], self._pyramid, source, self._device, task.advance)
+        return self._features.load(split, REGION)
 
     def _source(self, split: str, transform: TransformConfig, batch_size: int, *, images: bool = False) -> Source:
         name = f"{split}{' augmented' if transform.augment else ''}{' images' if images else ''}"
