@@ -36,7 +36,7 @@ class DecodedCache:
         height, width, has_mask = self._shapes[position].tolist()
         start = int(self._offsets[position])
         area = height * width
-        image = self._buffer[start : start + 3 * area].view(3, height, width)
+        image = self._buffer[start : start + 3 * area].view(height, width, 3).permute(2, 0, 1)
         mask = self._buffer[start + 3 * area : start + 4 * area].view(1, height, width) if has_mask else None
         return Photograph(image, mask, self._boxes[position])
 
@@ -71,7 +71,8 @@ class DecodedCache:
         for photograph in loader:
             if isinstance(photograph, DataError):
                 raise DataError(str(photograph))  # a new one, see ImageSource.epoch
-            pixels = [photograph.image] if photograph.mask is None else [photograph.image, photograph.mask]
+            image = photograph.image.permute(1, 2, 0)  # as decode leaves it in memory
+            pixels = [image] if photograph.mask is None else [image, photograph.mask]
             chunk = torch.cat([p.reshape(-1) for p in pixels]).numpy().copy()
             total += chunk.size
             if total > limit_bytes:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from aimbench.data.regions import boxes_to_region
 from aimbench.data.transforms import Photograph, Transform, TransformConfig
@@ -158,3 +159,25 @@ def test_union_of_boxes_by_hand() -> None:
         boxes_to_region(torch.tensor([[3.0, 0, 2, 1]]), (3, 4))
     with pytest.raises(DataError, match=r"give \(K, 4\)"):
         boxes_to_region(torch.zeros(4), (3, 4))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_network_input_is_that_of_torchvisions_own_pipeline_to_the_bit(augment: bool) -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    config = TransformConfig(64, mean, std, augment=augment)
+    image = torch.randint(256, (3, 90, 120), dtype=torch.uint8)
+    crop = v2.RandomResizedCrop([64, 64], scale=config.crop_scale, ratio=config.crop_ratio, antialias=True)
+    training = [crop, v2.RandomHorizontalFlip()]
+    evaluation = [v2.Resize(config.resize, antialias=True), v2.CenterCrop(64)]
+    scaled = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+    reference = v2.Compose([*(training if augment else evaluation), *scaled])
+    colours_last = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for seed in range(5):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            expected = reference(image)
+        before = torch.get_rng_state()
+        for pixels in (image, colours_last):
+            photograph = Photograph(pixels, None, torch.zeros(0, 4))
+            assert torch.equal(Transform(config).seeded(photograph, seed, with_region=False)[0], expected)
+        assert torch.equal(torch.get_rng_state(), before), "the global generator stays where it is"

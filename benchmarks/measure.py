@@ -1,0 +1,106 @@
+"""What the benchmarks share: alternating sides, medians, the machine, the results file and the table of README.md.
+
+python benchmarks/measure.py        # writes README.md's table anew from benchmarks/results/
+"""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).resolve().parent
+QUIET_LOAD = 1.0
+
+
+def alternate(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each side, ``repeats`` times in turn after one unmeasured turn, so that a slow minute hits both."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name, measure in sides.items():
+            value = measure()
+            if turn:
+                seconds[name].append(value)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
+    """How many times faster ``fast`` is than ``slow``: median over the turns of the ratio within a turn."""
+    return statistics.median(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def row(what: str, seconds: Mapping[str, list[float]], slow: str, fast: str, goal: float | None) -> dict[str, Any]:
+    """One line of the table: a ratio with its goal, and every measured second behind it."""
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {"what": what, "ratio": ratio(seconds, slow, fast), "goal": goal, "medians": medians, "seconds": seconds}
+
+
+def machine() -> dict[str, Any]:
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+    }
+
+
+def write(name: str, rows: list[dict[str, Any]], load: tuple[float, float, float]) -> None:
+    """Writes ``results/<name>.json`` and the table; ``load`` is the load average before the measurement."""
+    content = {
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "load_before": [round(value, 2) for value in load],
+        "quiet": load[0] < QUIET_LOAD,
+        "rows": rows,
+    }
+    path = FOLDER / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    (FOLDER / "README.md").write_text(table())
+    for line in rows:
+        print(f"{line['what']}: {line['ratio']:.2f}" + (f" (goal {line['goal']})" if line["goal"] else ""))
+
+
+def table() -> str:
+    results = [json.loads(path.read_text()) for path in sorted((FOLDER / "results").glob("*.json"))]
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `python benchmarks/measure.py` from `results/`. Each script measures its sides in turn, in one",
+        "run; a ratio is the median over the turns of the ratio within a turn. A figure marked *busy* was measured",
+        "while other programs used the cores: sides suffer alike, but take it as rough. Nothing was measured on a GPU.",
+        "",
+        "| script | what | ratio | goal | medians | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        for line in result["rows"]:
+            medians = ", ".join(f"{side} {value:.3g} s" for side, value in line["medians"].items())
+            goal = "" if line["goal"] is None else f"{line['goal']:g}"
+            note = "" if result["quiet"] else f"busy (load {result['load_before'][0]:g})"
+            lines.append(f"| {result['name']} | {line['what']} | {line['ratio']:.2f} | {goal} | {medians} | {note} |")
+    machines = {json.dumps(result["machine"], sort_keys=True): result["machine"] for result in results}
+    for m in machines.values():
+        lines += ["", f"Machine: {m['cores']} cores of {m['cpu']}, {m['memory_gb']} GB, torch {m['torch']}."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (FOLDER / "README.md").write_text(table())
