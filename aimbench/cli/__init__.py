@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from aimbench.cli import data, demo, explain, listing, results, run, sweep
+from aimbench.cli import compare, data, demo, evaluate, explain, listing, results, run, sweep
 from aimbench.errors import AimbenchError
 
 app = typer.Typer(
@@ -15,11 +15,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
+app.command("evaluate")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)
 app.add_typer(data.app, name="data")
 app.add_typer(listing.app, name="list")
+results.app.command("compare")(compare.compare)
+results.app.command("reselect")(compare.reselect)
 app.add_typer(results.app, name="results")
 
 

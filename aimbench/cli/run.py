@@ -80,6 +80,7 @@ def run(
     from aimbench import paths
     from aimbench.cards import parse_dataset
     from aimbench.results.store import Store, parquet_name
+    from aimbench.results.summary import headline_text
     from aimbench.train.registry import check_method
 
     check_method(method)  # a wrong word is answered before seconds of imports
@@ -138,10 +139,7 @@ def run(
     result = experiment.run()
     files = {parquet_name(experiment.id, name): content for name, content in result.files.items()}
     path = store.write(result.record, files, replace=rerun)
-    test = result.record.metrics["test"]
-    worst = f", worst group {test.worst_group_accuracy.value:.1%}" if test.worst_group_accuracy else ""
-    seen = "".join(f", EPG {name} {score.value:.1%}" for name, score in test.epg.items())
-    reporter.line(f"test accuracy {test.accuracy.value:.1%}{worst}{seen}")
+    reporter.line(headline_text(result.record))
     typer.echo(path)
 
 

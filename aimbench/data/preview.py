@@ -1,6 +1,7 @@
 """A contact sheet: samples of each group with the mask outlined and boxes drawn."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -53,6 +54,27 @@ def contact_sheet(
             sheet.paste(draw_item(index.read(int(i))), (left, top))
             for line, text in enumerate(_caption(dataset, index, int(i))):
                 pen.text((left, top + CELL + 1 + 13 * line), text, fill="black", font=ImageFont.load_default(10))
+    return sheet
+
+
+def captioned_sheet(items: Sequence[tuple[Item, str]], title: str, *, columns: int = 6) -> Image.Image:
+    """Draws given samples, each with a caption of up to two lines beneath.
+
+    Args:
+        items: Samples and captions, in reading order; at least one.
+        title: Above the pictures.
+        columns: Pictures in a row.
+    """
+    columns = min(columns, len(items))
+    cell_width, cell_height = CELL + _MARGIN, CELL + _CAPTION + _MARGIN
+    height = -(-len(items) // columns) * cell_height + 28
+    sheet = Image.new("RGB", (columns * cell_width + _MARGIN, height), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_MARGIN, 6), title, fill="black", font=ImageFont.load_default(13))
+    for number, (item, caption) in enumerate(items):
+        left, top = _MARGIN + number % columns * cell_width, 28 + number // columns * cell_height
+        sheet.paste(draw_item(item), (left, top))
+        pen.text((left, top + CELL + 1), caption, fill="black", font=ImageFont.load_default(10), spacing=1)
     return sheet
 
 

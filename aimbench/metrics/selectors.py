@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aimbench.errors import ConfigError, nearest_names
+from aimbench.record import SelectorScore
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,25 @@ def select(name: str, epochs: Sequence[EpochScore]) -> int:
     if name not in SELECTORS:
         raise ConfigError(f"unknown selector '{name}'; {nearest_names(name, SELECTORS)}")
     return SELECTORS[name](epochs)
+
+
+def selector_scores(epochs: Sequence[EpochScore]) -> dict[str, SelectorScore]:
+    """What every selector that applies would report, for the record.
+
+    Args:
+        epochs: All epochs in training order; those of the last phase that are candidates are chosen from.
+    """
+    last = [epoch for epoch in epochs if epoch.phase == epochs[-1].phase and epoch.is_candidate]
+    result = {}
+    for name, selector in SELECTORS.items():
+        if selector.applies_to(last):
+            chosen = last[selector(last)]
+            result[name] = SelectorScore(
+                phase=chosen.phase,
+                epoch=chosen.epoch,
+                val=dict(chosen.val),
+                test=dict(chosen.test),
+                uses_groups=selector.uses_groups,
+                oracle=selector.oracle,
+            )
+    return result

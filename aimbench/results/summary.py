@@ -6,6 +6,14 @@ from aimbench.record import EpgScore, Interval, Record
 _MAX_GROUPS_SHOWN = 12
 
 
+def headline_text(record: Record) -> str:
+    """The test split's headline in one line; values in percent."""
+    test = record.metrics["test"]
+    worst = f", worst group {test.worst_group_accuracy.value:.1%}" if test.worst_group_accuracy else ""
+    seen = "".join(f", EPG {name} {score.value:.1%}" for name, score in test.epg.items())
+    return f"test accuracy {test.accuracy.value:.1%}{worst}{seen}"
+
+
 def summary(record: Record) -> list[str]:
     """Returns the lines that `aimbench results show` prints; values in percent."""
     d, b, cost = record.dataset, record.backbone, record.cost

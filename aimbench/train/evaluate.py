@@ -77,7 +77,7 @@ def look(
                 score, empty = energy_pointing_game(map_.float(), region)
                 scores.setdefault(name, []).append(score.cpu())
                 undefined.setdefault(name, []).append(empty.cpu())
-            for name, reference in _references(region).items():
+            for name, reference in references(region).items():
                 scores.setdefault(name, []).append(reference.cpu())
                 undefined.setdefault(name, []).append(torch.zeros(len(batch), dtype=torch.bool))
             health.update(seen.output.masks, region)
@@ -109,7 +109,7 @@ def epg_scores(
     return result
 
 
-def _references(region: Tensor) -> dict[str, Tensor]:
-    """EPG of two maps that know nothing of the image."""
+def references(region: Tensor) -> dict[str, Tensor]:
+    """EPG of two maps that know nothing of the image, for ``(N, H, W)`` regions: ``(N,)`` each."""
     centre = centre_gaussian(*region.shape[-2:]).to(region.device).expand(len(region), -1, -1)
     return {"uniform": uniform_reference(region), "centre_gaussian": energy_pointing_game(centre, region)[0]}

@@ -1,6 +1,5 @@
 """One experiment from its request to its record: the whole path, read top to bottom."""
 
-import io
 import json
 import time
 from collections.abc import Mapping
@@ -9,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from pydantic import ValidationError
@@ -21,9 +18,8 @@ from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import cpu_split
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import ConfigError, nearest_names
-from aimbench.metrics.groups import headline, split_metrics
 from aimbench.metrics.health import warnings as health_warnings
-from aimbench.metrics.selectors import SELECTORS
+from aimbench.metrics.selectors import SELECTORS, selector_scores
 from aimbench.models.backbones import FeaturePyramid, create_pyramid
 from aimbench.models.classifier import Classifier
 from aimbench.models.weights import load_weights
@@ -31,23 +27,20 @@ from aimbench.needs import GroupCounts
 from aimbench.record import (
     BackboneInfo,
     Cost,
-    DatasetInfo,
     Definition,
-    HeadScore,
     MethodInfo,
     Record,
-    SelectorScore,
-    SplitMetrics,
 )
 from aimbench.train.attributions import DEFAULT, check_attributions
 from aimbench.train.config import TrainConfig
 from aimbench.train.environment import code_info, environment, peak_memory_mb
-from aimbench.train.evaluate import Looked, epg_scores, look
+from aimbench.train.evaluate import Looked, look
 from aimbench.train.loop import Trainer
 from aimbench.train.method import Method
 from aimbench.train.predictions import Predictions
 from aimbench.train.progress import Reporter
 from aimbench.train.registry import get_method
+from aimbench.train.scoring import dataset_info, evaluation_settings, group_counts, prediction_table, score
 from aimbench.train.sources import RunData
 
 
@@ -156,7 +149,7 @@ class Experiment:
         seconds = trainer.earlier_seconds + time.perf_counter() - started
         record = self._record(trainer, predictions, looked, seconds)
         files = {
-            "predictions": self._prediction_table(predictions, looked),
+            "predictions": prediction_table(self.dataset, predictions, looked),
             "epochs": trainer.epochs.table(),
         }
         return Result(record, files)
@@ -222,7 +215,6 @@ class Experiment:
         return Classifier(self.pyramid, head)
 
     def _define(self) -> Definition:
-        manifest = self.dataset.manifest
         return Definition(
             method=MethodInfo(
                 name=self.method.name,
@@ -230,23 +222,10 @@ class Experiment:
                 config=self.method.config.model_dump(mode="json"),
                 regime=self._regime(),
             ),
-            dataset=DatasetInfo(
-                name=manifest.name,
-                variant=manifest.variant,
-                kind=manifest.kind,
-                fingerprint=manifest.fingerprint,
-            ),
+            dataset=dataset_info(self.dataset),
             backbone=self.backbone,
             training=self.config.model_dump(mode="json"),
-            evaluation={
-                "epg_samples": self.request.epg_samples,
-                # Named only where they differ from the default, under which earlier records were hashed.
-                **({"attributions": list(self.attributions)} if self.attributions != DEFAULT else {}),
-                "transform": json.loads(json.dumps(self.transform.without_augmentation().as_dict())),
-                "num_classes": len(manifest.classes),
-                "groups": manifest.groups,
-                "train_group_counts": self._split_counts("train"),
-            },
+            evaluation=evaluation_settings(self.dataset, self.transform, self.request.epg_samples, self.attributions),
             seed=self.request.seed,
             selector=self.selector,
         )
@@ -259,12 +238,11 @@ class Experiment:
     def _group_counts(self) -> GroupCounts:
         manifest = self.dataset.manifest
         return GroupCounts(
-            len(manifest.classes), manifest.groups, self._split_counts("train"), self._split_counts("val")
+            len(manifest.classes),
+            manifest.groups,
+            group_counts(self.dataset, "train"),
+            group_counts(self.dataset, "val"),
         )
-
-    def _split_counts(self, split: str) -> list[int]:
-        groups = self.dataset.split(split).group
-        return [int(n) for n in np.bincount(groups, minlength=len(self.dataset.manifest.groups))]
 
     def _look(self, trainer: Trainer) -> Looked | None:
         if self.request.epg_samples == 0:
@@ -285,68 +263,22 @@ class Experiment:
     ) -> Record:
         from aimbench.train import checkpoint
 
-        metrics = {split: self._metrics(split, rows) for split, rows in predictions.items()}
         if looked is not None:
-            index = self.dataset.split("test")
             for warning in health_warnings(looked.health):
                 self.reporter.warn(warning)
-            metrics["test"] = metrics["test"].model_copy(
-                update={
-                    "epg": epg_scores(looked, predictions["test"], index.group, self.dataset.manifest.groups),
-                    "epg_region": "mask" if bool(index.has_mask.any()) else "boxes",
-                    "epg_samples": "all" if self.request.epg_samples is None else f"{len(looked.index)} with seed 0",
-                    "mask_health": looked.health,
-                }
-            )
         chosen = checkpoint.load(trainer.selected_file)
         return Record(
             id=self.id,
             **{name: getattr(self.definition, name) for name in Definition.model_fields},
             selected={"phase": chosen["phase"], "epoch": chosen["epoch"]},
-            metrics=metrics,
-            selectors=self._selectors(trainer),
+            metrics=score(self.dataset, predictions, looked),
+            selectors=selector_scores(trainer.scores()),
             phases=trainer.clock.log,
             cost=self._cost(trainer, seconds),
             code=code_info(),
             environment=environment(trainer.fabric.device, torch.get_num_threads()),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-
-    def _metrics(self, split: str, rows: Predictions) -> SplitMetrics:
-        manifest = self.dataset.manifest
-        group = self.dataset.split(split).group
-        metrics = split_metrics(
-            rows.label,
-            rows.prediction,
-            group,
-            len(manifest.classes),
-            manifest.groups,
-            self._split_counts("train"),
-        )
-        heads = {}
-        for name, prediction in rows.heads.items():
-            scores = headline(rows.label, prediction, group)
-            heads[name] = HeadScore(
-                accuracy=scores["accuracy"], worst_group_accuracy=scores.get("worst_group_accuracy")
-            )
-        return metrics.model_copy(update={"heads": heads})
-
-    def _selectors(self, trainer: Trainer) -> dict[str, SelectorScore]:
-        scores = trainer.scores()
-        last = [score for score in scores if score.phase == scores[-1].phase and score.is_candidate]
-        result = {}
-        for name, selector in SELECTORS.items():
-            if selector.applies_to(last):
-                chosen = last[selector(last)]
-                result[name] = SelectorScore(
-                    phase=chosen.phase,
-                    epoch=chosen.epoch,
-                    val=dict(chosen.val),
-                    test=dict(chosen.test),
-                    uses_groups=selector.uses_groups,
-                    oracle=selector.oracle,
-                )
-        return result
 
     def _cost(self, trainer: Trainer, seconds: float) -> Cost:
         model = trainer.model
@@ -359,30 +291,6 @@ class Experiment:
             train_images_per_second=round(clock.images / clock.seconds, 2) if clock.seconds else None,
             peak_memory_mb=round(peak_memory_mb(trainer.fabric.device), 1),
         )
-
-    def _prediction_table(self, predictions: Mapping[str, Predictions], looked: Looked | None) -> bytes:
-        frames = []
-        for split, rows in predictions.items():
-            index = self.dataset.split(split)
-            frame = pd.DataFrame(
-                {
-                    "split": split,
-                    "key": index.keys,
-                    "label": rows.label.astype(np.int32),
-                    "group": index.group.astype(np.int32),
-                    "prediction": rows.prediction.astype(np.int32),
-                    "probability": rows.probability,
-                }
-            )
-            if split == "test" and looked is not None:
-                for name, scores in looked.scores.items():
-                    column = np.full(len(frame), np.nan, dtype=np.float32)
-                    column[looked.index] = scores
-                    frame[f"epg_{name}"] = column
-            frames.append(frame)
-        buffer = io.BytesIO()
-        pd.concat(frames, ignore_index=True).to_parquet(buffer, compression="zstd", index=False)
-        return buffer.getvalue()
 
 
 def gmacs(model: Classifier, image_size: int) -> float:

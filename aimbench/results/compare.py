@@ -1,0 +1,266 @@
+"""Two methods on the same samples: by how much do they differ, and is it more than noise?
+
+Each side is one record, or several that differ in their seed alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aimbench.errors import RecordError
+from aimbench.metrics.paired_runs import holm, mean_difference, welch_p_value, worst_group_difference
+from aimbench.metrics.statistics import McNemar, PairedDifference, mcnemar
+from aimbench.record import Record
+from aimbench.results.predictions import read_predictions
+from aimbench.results.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """One metric under both sides, as fractions in [0, 1].
+
+    Attributes:
+        name: Of the metric.
+        first: Mean over the first side's runs.
+        second: Mean over the second side's runs.
+        difference: First minus second with its interval over samples and, with several runs, seeds.
+        seeds_p_value: Welch's test between the runs; None with fewer than two runs a side.
+        n: Samples that enter.
+    """
+
+    name: str
+    first: float
+    second: float
+    difference: PairedDifference
+    seeds_p_value: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """Accuracy of one group under both sides.
+
+    Attributes:
+        name: Of the group.
+        n: Samples.
+        first: Accuracy of the first side, mean over its runs.
+        second: Accuracy of the second.
+        test: Exact test over the samples on which the sides differ.
+        p_value: Its p-value adjusted for the number of groups (Holm).
+    """
+
+    name: str
+    n: int
+    first: float
+    second: float
+    test: McNemar
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is known of the difference between two sides.
+
+    Attributes:
+        first: Records of the first side.
+        second: Records of the second.
+        split: Split that was compared.
+        metrics: Accuracy, worst-group accuracy where there are groups, and each EPG that both have.
+        test: Exact test over all samples: McNemar's for single runs, else of the shares of runs that were right.
+        groups: By group, the largest difference first; empty where groups are unknown.
+        samples: Samples on which the sides differ, the largest difference first, with the columns ``label``,
+            ``group``, ``first`` and ``second`` (share of the runs that were right) and ``difference``.
+        differing: Parts of the definition, besides the seed, in which the two sides differ.
+    """
+
+    first: tuple[Record, ...]
+    second: tuple[Record, ...]
+    split: str
+    metrics: tuple[MetricComparison, ...]
+    test: McNemar
+    groups: tuple[GroupComparison, ...]
+    samples: "pd.DataFrame"
+    differing: tuple[str, ...]
+
+
+def compare(store: Store, first: Sequence[Record], second: Sequence[Record], split: str = "test") -> Comparison:
+    """Compares two sides on the samples of a split.
+
+    Raises:
+        RecordError: If a side's records differ in more than their seed, the sides are of different
+            datasets, or their predictions are not of the same samples.
+    """
+    for side in (first, second):
+        _check_side(side)
+    _check_same_dataset(first[0], second[0])
+    tables = [[read_predictions(store, record, split) for record in side] for side in (first, second)]
+    keys = tables[0][0].index
+    ids = [record.id for record in (*first, *second)]
+    for record_id, table in zip(ids, [*tables[0], *tables[1]], strict=True):
+        _check_same_samples(ids[0], keys, record_id, table.index)
+    one, other = ([table.loc[keys] for table in side] for side in tables)
+    correct = [_stack([(t["prediction"] == t["label"]).to_numpy() for t in side]) for side in (one, other)]
+    names = first[0].evaluation.get("groups") or []
+    group = one[0]["group"].to_numpy() if names else None
+    return Comparison(
+        first=tuple(first),
+        second=tuple(second),
+        split=split,
+        metrics=(*_accuracies(correct[0], correct[1], group), *_epgs(one, other)),
+        test=_sign_test(correct[0], correct[1]),
+        groups=() if group is None else _by_group(correct[0], correct[1], group, names),
+        samples=_samples(one[0], correct[0], correct[1], names),
+        differing=_differing(first[0], second[0]),
+    )
+
+
+def same_but_for_seed(store: Store, record: Record) -> list[Record]:
+    """All records with the record's definition under any seed, by seed."""
+    found = store.find(record.dataset.name, record.dataset.variant, record.method.name)
+    wanted = _without_seed(record)
+    return sorted((other for other in found if _without_seed(other) == wanted), key=lambda other: other.seed)
+
+
+def _accuracies(one: Floats, other: Floats, group: Any) -> list[MetricComparison]:
+    found = [_metric("accuracy", one, other)]
+    if group is not None:
+        values = [_worst_group_accuracy(side, group) for side in (one, other)]
+        found.append(
+            MetricComparison(
+                "worst-group accuracy",
+                float(values[0].mean()),
+                float(values[1].mean()),
+                worst_group_difference(one, other, group),
+                welch_p_value(*values),
+                one.shape[1],
+            )
+        )
+    return found
+
+
+def _epgs(one: "list[pd.DataFrame]", other: "list[pd.DataFrame]") -> list[MetricComparison]:
+    """EPG over the samples that every run scored; the references are equal on both sides and left out."""
+    columns = [
+        name
+        for name in one[0].columns
+        if name.startswith("epg_")
+        and name not in ("epg_uniform", "epg_centre_gaussian")
+        and all(name in table.columns for table in (*one, *other))
+    ]
+    found = []
+    for name in columns:
+        sides = [_stack([table[name].to_numpy(np.float64) for table in side]) for side in (one, other)]
+        known = np.isfinite(np.concatenate(sides)).all(axis=0)
+        if known.any():
+            found.append(
+                _metric(f"EPG {name.removeprefix('epg_').replace('_', ' ')}", sides[0][:, known], sides[1][:, known])
+            )
+    return found
+
+
+def _metric(name: str, one: Floats, other: Floats) -> MetricComparison:
+    return MetricComparison(
+        name,
+        float(one.mean()),
+        float(other.mean()),
+        mean_difference(one, other),
+        welch_p_value(one.mean(axis=1), other.mean(axis=1)),
+        one.shape[1],
+    )
+
+
+def _by_group(one: Floats, other: Floats, group: Any, names: Sequence[str]) -> tuple[GroupComparison, ...]:
+    present = [int(g) for g in np.unique(group)]
+    tests = [_sign_test(one[:, group == g], other[:, group == g]) for g in present]
+    adjusted = holm([test.p_value for test in tests])
+    rows = [
+        GroupComparison(
+            names[g],
+            int((group == g).sum()),
+            float(one[:, group == g].mean()),
+            float(other[:, group == g].mean()),
+            test,
+            float(p),
+        )
+        for g, test, p in zip(present, tests, adjusted, strict=True)
+    ]
+    return tuple(sorted(rows, key=lambda row: (-abs(row.first - row.second), row.name)))
+
+
+def _sign_test(one: Floats, other: Floats) -> McNemar:
+    """Exact test over the samples that one side gets right more often; for single runs it is McNemar's."""
+    difference = one.mean(axis=0) - other.mean(axis=0)
+    return mcnemar(difference > 0, difference < 0)
+
+
+def _samples(table: "pd.DataFrame", one: Floats, other: Floats, names: Sequence[str]) -> "pd.DataFrame":
+    import pandas as pd
+
+    first, second = one.mean(axis=0), other.mean(axis=0)
+    group = [names[g] for g in table["group"]] if names else ""
+    rows = pd.DataFrame(
+        {"label": table["label"], "group": group, "first": first, "second": second, "difference": first - second},
+        index=table.index,
+    )
+    rows = rows[rows["difference"] != 0].sort_index()
+    return rows.reindex(rows["difference"].abs().sort_values(ascending=False, kind="stable").index)
+
+
+def _worst_group_accuracy(correct: Floats, group: Any) -> Floats:
+    by_group = [correct[:, group == g].mean(axis=1) for g in np.unique(group)]
+    return np.asarray(np.stack(by_group).min(axis=0), dtype=np.float64)
+
+
+def _stack(rows: Sequence[Any]) -> Floats:
+    return np.stack(rows).astype(np.float64)
+
+
+def _check_side(side: Sequence[Record]) -> None:
+    if len({record.id for record in side}) < len(side):
+        raise RecordError(f"record {side[0].id} is named more than once on one side; name each record once")
+    for record in side[1:]:
+        if _without_seed(record) != _without_seed(side[0]):
+            parts = ", ".join(_differing(side[0], record))
+            raise RecordError(
+                f"records {side[0].id} and {record.id} of one side differ in more than their seed ({parts});"
+                " a side holds one method's runs"
+            )
+
+
+def _check_same_dataset(one: Record, other: Record) -> None:
+    if one.dataset != other.dataset:
+        raise RecordError(
+            f"record {one.id} is of {_dataset(one)}, record {other.id} of {_dataset(other)}: a paired comparison"
+            " needs the same samples"
+        )
+
+
+def _check_same_samples(one: str, keys: "pd.Index[Any]", other: str, found: "pd.Index[Any]") -> None:
+    missing, further = keys.difference(found), found.difference(keys)
+    if len(missing) or len(further):
+        key, has, lacks = (missing[0], one, other) if len(missing) else (further[0], other, one)
+        raise RecordError(
+            f"record {has} has a prediction of sample '{key}', record {lacks} has none; run them on the same samples"
+        )
+
+
+def _differing(one: Record, other: Record) -> tuple[str, ...]:
+    a, b = _without_seed(one), _without_seed(other)
+    return tuple(name for name in a if a[name] != b[name])
+
+
+def _without_seed(record: Record) -> dict[str, Any]:
+    return record.definition.model_dump(mode="json", exclude={"seed"})
+
+
+def _dataset(record: Record) -> str:
+    d = record.dataset
+    return f"{d.name}@{d.variant} ({d.kind}, fingerprint {d.fingerprint[:12]})"

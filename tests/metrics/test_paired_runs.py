@@ -1,0 +1,80 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from aimbench.errors import DataError
+from aimbench.metrics.paired_runs import holm, mean_difference, welch_p_value, worst_group_difference
+from aimbench.metrics.statistics import paired_bootstrap, paired_bootstrap_worst_group
+
+
+def test_single_runs_have_the_interval_of_the_paired_bootstrap():
+    rng = np.random.default_rng(0)
+    first, second = rng.random(400) < 0.8, rng.random(400) < 0.7
+    ours = mean_difference(first[None], second[None], samples=4000)
+    other = paired_bootstrap(first, second, samples=4000, seed=1)
+    assert ours.value == pytest.approx(first.mean() - second.mean())
+    assert (ours.low, ours.high) == pytest.approx((other.low, other.high), abs=0.006)
+    # The normal approximation of the same interval.
+    half = 1.96 * (first.astype(float) - second).std() / 20
+    assert (ours.low, ours.high) == pytest.approx((ours.value - half, ours.value + half), abs=0.006)
+
+
+def test_worst_groups_of_single_runs_agree_with_the_multinomial_bootstrap():
+    rng = np.random.default_rng(0)
+    group = rng.integers(3, size=300)
+    first, second = rng.random(300) < 0.8, rng.random(300) < np.array([0.9, 0.5, 0.7])[group]
+    ours = worst_group_difference(first[None], second[None], group, samples=3000)
+    other = paired_bootstrap_worst_group(first, second, group, samples=3000, seed=1)
+    assert ours.value == pytest.approx(other.value)
+    assert (ours.low, ours.high) == pytest.approx((other.low, other.high), abs=0.015)
+
+
+def test_worst_groups_of_several_runs_by_hand():
+    # First: run 0 has groups (1, 1/2), run 1 (1/2, 1): mean of the minima 1/2. Second: (1, 1).
+    first = [[1, 1, 1, 0], [0, 1, 1, 1]]
+    assert worst_group_difference(first, [[1, 1, 1, 1]], [7, 7, 2, 2]).value == pytest.approx(-0.5)
+
+
+def test_seeds_widen_the_interval():
+    # The methods never differ on a sample within the noise of seeds: runs of the first are all right or all wrong.
+    first, second = np.repeat([[1.0], [0.0], [1.0]], 1000, axis=1), np.repeat([[1.0], [0.0], [0.0]], 1000, axis=1)
+    difference = mean_difference(first, second)
+    assert difference.value == pytest.approx(1 / 3)
+    assert difference.inside_noise
+    assert difference.high - difference.low > 1
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.03, 0.04 times 3, 2, 1: 0.03, 0.06, then 0.04 raised to 0.06.
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]).tolist() == [1.0, 1.0]
+    assert holm([]).size == 0
+
+
+def test_welch_by_hand():
+    # Means 2 and 5, variances 1 and 4 of three runs: t = -3 / sqrt(5 / 3), Welch's degrees 25 / 17 * 2.
+    t, degrees = -3 / math.sqrt(5 / 3), 2 * 25 / 17
+    assert welch_p_value([1, 2, 3], [3, 5, 7]) == pytest.approx(2 * stats.t.cdf(t, degrees))
+    assert welch_p_value([1], [3, 5]) is None
+    assert welch_p_value([1, 1], [1, 1]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([[1, 0]], [[1, 0, 1]], "matched by key"),
+        ([1, 0], [1, 0], r"give \(runs, samples\)"),
+        ([[1, math.nan]], [[1, 0]], "NaN"),
+        ([[]], [[]], "matched by key"),
+    ],
+)
+def test_bad_runs(first, second, message):
+    with pytest.raises(DataError, match=message):
+        mean_difference(first, second)
+
+
+def test_a_group_for_each_sample():
+    with pytest.raises(DataError, match="one for each"):
+        worst_group_difference([[1, 0]], [[1, 0]], [0])

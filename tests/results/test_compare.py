@@ -1,0 +1,123 @@
+"""Comparisons whose numbers follow by hand from eight predictions."""
+
+import io
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from aimbench.cli import app
+from aimbench.errors import RecordError
+from aimbench.results.compare import compare, same_but_for_seed
+from aimbench.results.compare_text import comparison_lines
+from aimbench.results.store import Store
+
+LABEL, GROUP = [0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3]
+ALL_RIGHT, HALF = [0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 0, 0, 1, 0]
+
+
+def parquet(table):
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def add(store, make_record):
+    def add(method, prediction, *, keys=None, epg=None, seed=0, **changes):
+        record = make_record(method=method, seed=seed, **changes)
+        keys = keys or [f"bird{i}" for i in range(8)]
+        columns = {"split": "test", "key": keys, "label": LABEL, "group": GROUP, "prediction": prediction}
+        if epg is not None:
+            columns["epg_gradcam"] = epg
+        store.write(record, {f"{record.id}.predictions.parquet": parquet(pd.DataFrame(columns))})
+        return store.get(record.id)
+
+    return add
+
+
+def test_single_runs_by_hand(store, add):
+    one = add("aim", ALL_RIGHT, epg=[0.5] * 7 + [None])
+    other = add("erm", HALF, epg=[0.3] * 6 + [None, 0.1])
+    found = compare(store, [one], [other])
+    metrics = {metric.name: metric for metric in found.metrics}
+    assert metrics["accuracy"].first == 1.0
+    assert metrics["accuracy"].difference.value == pytest.approx(4 / 8)
+    assert metrics["worst-group accuracy"].second == 0.0
+    # EPG over the six samples that both have.
+    assert metrics["EPG gradcam"].n == 6
+    assert metrics["EPG gradcam"].difference.value == pytest.approx(0.2)
+    assert (found.test.first_only, found.test.second_only) == (4, 0)
+    assert found.test.p_value == pytest.approx(2 / 2**4)  # four coins, all on one side
+    assert [(g.name, g.first, g.second, g.test.first_only) for g in found.groups] == [
+        ("waterbird on land", 1.0, 0.0, 2),
+        ("landbird on water", 1.0, 0.5, 1),
+        ("waterbird on water", 1.0, 0.5, 1),
+        ("landbird on land", 1.0, 1.0, 0),
+    ]
+    assert found.groups[0].p_value == pytest.approx(1.0)  # 2 / 2**2, times four groups, at most 1
+    assert found.samples.index.tolist() == ["bird3", "bird4", "bird5", "bird7"]
+    assert found.differing == ("method",)
+
+
+def test_samples_are_matched_by_key_not_by_place(store, add):
+    one = add("aim", ALL_RIGHT)
+    order = [7, 6, 5, 4, 3, 2, 1, 0]
+    record = add("erm", ALL_RIGHT)
+    table = pd.DataFrame(
+        {"split": "test", "key": [f"bird{i}" for i in order], "label": [LABEL[i] for i in order],
+         "group": [GROUP[i] for i in order], "prediction": [HALF[i] for i in order]}
+    )  # fmt: skip
+    store.write(record, {f"{record.id}.predictions.parquet": parquet(table)}, replace=True)
+    assert compare(store, [one], [store.get(record.id)]).samples.index.tolist() == ["bird3", "bird4", "bird5", "bird7"]
+
+
+def test_sets_of_seeds(store, add):
+    one = [add("aim", ALL_RIGHT, seed=seed) for seed in (0, 1)]
+    other = [add("erm", HALF, seed=0), add("erm", ALL_RIGHT, seed=1)]
+    assert same_but_for_seed(store, one[1]) == one
+    found = compare(store, one, other)
+    assert found.metrics[0].second == pytest.approx(0.75)
+    assert found.metrics[0].seeds_p_value is not None
+    assert set(found.samples["second"]) == {0.5}
+    text = "\n".join(comparison_lines(found))
+    assert "over samples and seeds" in text
+    assert "(Welch)" in text
+
+
+def test_refuses_what_is_not_paired(store, add):
+    one = add("aim", ALL_RIGHT)
+    with pytest.raises(RecordError, match="needs the same samples"):
+        compare(store, [one], [add("erm", HALF, fingerprint="0" * 64)])
+    with pytest.raises(RecordError, match="prediction of sample 'bird0'"):
+        compare(store, [one], [add("erm", HALF, keys=[f"bird{i}" for i in range(1, 9)])])
+    with pytest.raises(RecordError, match="comes more than once"):
+        compare(store, [one], [add("erm", HALF, seed=3, keys=["bird1"] * 8)])
+    with pytest.raises(RecordError, match=r"more than their seed \(method\)"):
+        compare(store, [one, add("erm", HALF, seed=4)], [one])
+    with pytest.raises(RecordError, match="named more than once"):
+        compare(store, [one, one], [one])
+    with pytest.raises(RecordError, match="no predictions of 'tset'; did you mean 'test'"):
+        compare(store, [one], [one], "tset")
+    (store.records / "waterbirds" / f"{one.id}.predictions.parquet").write_bytes(b"edited")
+    with pytest.raises(RecordError, match="changed after the run"):
+        compare(store, [one], [one])
+
+
+def test_command_line(store, add, tmp_path):
+    add("aim", ALL_RIGHT, seed=0)
+    add("aim", ALL_RIGHT, seed=1)
+    other = add("erm", HALF)
+    csv = tmp_path / "differ.csv"
+    one = store.find(method="aim")[0].id
+    words = ["results", "compare", one, other.id, "--all-seeds", "--csv", str(csv), "--results", str(store.root)]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "accuracy                    100.0    50.0       +50.0" in done.output
+    assert "first alone right on 4 samples, second on 0" in done.output
+    assert len(pd.read_csv(csv)) == 4
