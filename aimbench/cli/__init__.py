@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from aimbench.cli import compare, data, demo, evaluate, explain, listing, results, run, sweep
+from aimbench.cli import compare, data, demo, evaluate, explain, listing, registry, results, run, sweep
 from aimbench.errors import AimbenchError
 
 app = typer.Typer(
@@ -23,6 +23,9 @@ app.add_typer(data.app, name="data")
 app.add_typer(listing.app, name="list")
 results.app.command("compare")(compare.compare)
 results.app.command("reselect")(compare.reselect)
+for command in (registry.site, registry.cite, registry.export, registry.schema):
+    results.app.command()(command)
+results.app.command("import")(registry.import_)
 app.add_typer(results.app, name="results")
 
 

@@ -72,7 +72,7 @@ def table(
     from aimbench.results.tables import make_tables
 
     root = results_root(results)
-    name, variant = _split_variant(dataset, variant)
+    name, variant = split_variant(dataset, variant)
     records = Store(root).find(name, variant, method, kind, backbone, selector, regime)
     tables = [table for table in make_tables(records) if id is None or table.id == id]
     if not tables:
@@ -86,7 +86,7 @@ def table(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        _write(out, text)
+        write_text(out, text)
 
 
 @app.command()
@@ -107,7 +107,7 @@ def evidence(
     from aimbench.results.tables import make_tables
 
     root = results_root(results)
-    name, variant = _split_variant(dataset, None)
+    name, variant = split_variant(dataset, None)
     runs = [digest(record) for record in Store(root).find(name, variant, None, kind, backbone, selector)]
     found = [(table, rows) for table in make_tables(runs) if (rows := make_evidence(table, runs))]
     if not found:
@@ -117,7 +117,7 @@ def evidence(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        _write(out, text)
+        write_text(out, text)
 
 
 @app.command()
@@ -166,7 +166,7 @@ def validate(dataset: DatasetOption = None, results: ResultsRoot = None) -> None
     from aimbench.results.validate import check_record
 
     store = Store(results_root(results))
-    name, variant = _split_variant(dataset, None)
+    name, variant = split_variant(dataset, None)
     # A broken record has no variant to go by, so one dataset's records are checked together.
     paths = store.paths(name)
     if variant is not None:
@@ -184,7 +184,12 @@ def validate(dataset: DatasetOption = None, results: ResultsRoot = None) -> None
     typer.echo(f"{len(paths)} records in {store.records}: no problems")
 
 
-def _split_variant(dataset: str | None, variant: str | None) -> tuple[str | None, str | None]:
+def split_variant(dataset: str | None, variant: str | None) -> tuple[str | None, str | None]:
+    """Returns name and variant of ``NAME[@VARIANT]`` and a variant given apart.
+
+    Raises:
+        ConfigError: If the two variants differ.
+    """
     from aimbench.errors import ConfigError
 
     if dataset is None or "@" not in dataset:
@@ -195,14 +200,19 @@ def _split_variant(dataset: str | None, variant: str | None) -> tuple[str | None
     return name, of_name
 
 
-def _write(out: Path, text: str) -> None:
+def write_text(out: Path, text: str) -> None:
+    """Writes a file, and its folder if need be.
+
+    Raises:
+        RecordError: If it can't be written.
+    """
     from aimbench.errors import RecordError
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RecordError(f"table {out} can't be written ({error.strerror}); name another with --out") from error
+        raise RecordError(f"file {out} can't be written ({error.strerror}); name another with --out") from error
 
 
 def _draw(tables: "list[Table]", references: "list[Reference]") -> None:

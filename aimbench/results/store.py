@@ -25,7 +25,8 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from aimbench.errors import RecordError, nearest_names
-from aimbench.record import SCHEMA_VERSION, Record
+from aimbench.record import Record
+from aimbench.results.migrate import migrate
 
 # Names become paths, so they hold no separator and do not start with a dot.
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -73,7 +74,7 @@ class Store:
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         record = record.model_copy(update={"files": {**record.files, **hashes}})
         text = _to_json(record, path)
-        _parse(text, path)  # What can't be read back must not be stored.
+        parse_record(text, path)  # What can't be read back must not be stored.
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
@@ -113,7 +114,7 @@ class Store:
             raise RecordError(f"record {path}: not UTF-8 text; restore it or run it again") from error
         except OSError as error:
             raise RecordError(f"record {path} can't be read ({error.strerror or error})") from error
-        return _parse(text, path)
+        return parse_record(text, path)
 
     def get(self, record_id: str) -> Record:
         """Returns the record with this id, or the only one whose id starts with it.
@@ -212,21 +213,26 @@ def _to_json(record: Record, path: Path) -> str:
         raise RecordError(f"record {path}: {error}; a record holds finite numbers and plain data only") from error
 
 
-def _parse(text: str, path: Path) -> Record:
+def parse_record(text: str, path: Path) -> Record:
+    """Returns the record that a JSON text holds.
+
+    Args:
+        text: The JSON.
+        path: Where it lies, ``.../<dataset>/<id>.json``: both must be the record's own.
+
+    Raises:
+        RecordError: As from `Store.read`.
+    """
     try:
         content = json.loads(text, parse_constant=_reject_constant)
     except ValueError as error:
         raise RecordError(f"record {path}: not valid JSON ({error}); restore it or run it again") from error
     if not isinstance(content, dict):
         raise RecordError(f"record {path}: holds no JSON object; restore it or run it again")
-    schema = content.get("schema")
-    if schema != SCHEMA_VERSION:
-        raise RecordError(
-            f"record {path}: schema version {schema!r} is unknown, this aimbench reads {SCHEMA_VERSION}; "
-            "use the version of aimbench that wrote it"
-        )
     try:
-        record = Record.model_validate(content)
+        record = Record.model_validate(migrate(content))
+    except RecordError as error:
+        raise RecordError(f"record {path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

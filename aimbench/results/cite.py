@@ -1,0 +1,65 @@
+"""What to cite for a record or a table: aimbench, the dataset and its variant, the methods."""
+
+from collections.abc import Callable, Iterable
+
+from aimbench import __version__
+from aimbench.cards import Card
+from aimbench.errors import RecordError
+from aimbench.method_cards import MethodCard
+from aimbench.record import Record
+from aimbench.results.store import Store
+from aimbench.results.tables import make_tables
+
+_SOFTWARE = """@software{{aimbench,
+  title   = {{aimbench: a benchmark suite for spurious correlations}},
+  author  = {{{{The aimbench authors}}}},
+  version = {{{version}}},
+  note    = {{{note}}}
+}}"""
+
+
+def find_cited(store: Store, name: str) -> list[Record]:
+    """Returns the records that an id stands for: one run, or all runs of a table.
+
+    Raises:
+        RecordError: If no record or table has the id.
+    """
+    if not name.startswith("table-"):
+        return [store.get(name)]
+    records = store.find()
+    tables = [table for table in make_tables(records) if table.id.startswith(name)]
+    if len(tables) != 1:
+        reason = "is ambiguous" if tables else "is not known"
+        raise RecordError(f"table '{name}' {reason} in {store.records}; 'aimbench results table' shows the ids")
+    members = {run for row in tables[0].rows for run in row.records}
+    return [record for record in records if record.id in members]
+
+
+def bibtex(
+    name: str,
+    records: Iterable[Record],
+    dataset_card: Callable[[str], Card | None],
+    method_card: Callable[[str], MethodCard | None],
+) -> str:
+    """Returns BibTeX for aimbench, the datasets and the methods, each entry once.
+
+    Args:
+        name: The id that is cited; it stands in aimbench's own entry.
+        records: The runs behind it.
+        dataset_card: Card of a dataset by name, None if it has none here.
+        method_card: Card of a method by name, None if it has none here.
+    """
+    records = list(records)
+    versions = sorted({record.code.version for record in records}) or [__version__]
+    note = f"{name.replace('_', chr(92) + '_')}, {len(records)} run{'s' * (len(records) != 1)}"
+    entries = [_SOFTWARE.format(version=", ".join(versions), note=note)]
+    for dataset, variant in sorted({(record.dataset.name, record.dataset.variant) for record in records}):
+        if (card := dataset_card(dataset)) is None:
+            entries.append(f"% dataset {dataset}: no card here; cite its authors")
+            continue
+        of_variant = card.variants[variant].citation if variant in card.variants else ""
+        entries += [entry for entry in (card.citation, of_variant) if entry]
+    for method in sorted({record.method.name for record in records}):
+        found = method_card(method)
+        entries.append(found.bibtex if found else f"% method {method}: no card here; cite its authors")
+    return "\n\n".join(dict.fromkeys(entry.strip() for entry in entries)) + "\n"

@@ -1,0 +1,63 @@
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from aimbench.cards import load_card
+from aimbench.cli import app
+from aimbench.errors import RecordError
+from aimbench.results.cite import bibtex, find_cited
+from aimbench.results.store import Store
+from aimbench.results.tables import make_tables
+from aimbench.train.registry import method_card
+
+
+@pytest.fixture
+def store(tmp_path, make_record):
+    store = Store(tmp_path)
+    for record in [make_record(), make_record(seed=1), make_record(method="aim"), make_record(variant="100")]:
+        store.write(record)
+    return store
+
+
+def test_a_record_cites_aimbench_its_dataset_and_its_method(store, make_record):
+    record = make_record(method="aim")
+    text = bibtex(record.id, find_cited(store, record.id[:6]), load_card, method_card)
+    keys = re.findall(r"@\w+\{([^,]+),", text)
+    assert keys == ["aimbench", "sagawa2020distributionally", "alshami2025aim"]
+    assert record.id in text
+    assert "version = {0.1.0}" in text
+    # BibTeX reads an entry up to its closing brace.
+    assert text.count("{") == text.count("}")
+
+
+def test_a_table_cites_all_of_its_runs_once(store):
+    table = next(table for table in make_tables(store.find()) if table.variant == "95")
+    records = find_cited(store, table.id)
+    assert {record.method.name for record in records} == {"aim", "erm"}
+    text = bibtex(table.id, records, load_card, method_card)
+    assert text.count("@software") == 1
+    assert text.count("vapnik1991") == 1
+    assert f"{table.id}, 3 runs" in text
+
+
+def test_a_variant_with_a_paper_of_its_own_is_cited_too(store, make_record):
+    text = bibtex("x", [make_record(variant="100")], load_card, method_card)
+    assert load_card("waterbirds").variants["100"].citation.strip() in text
+
+
+def test_what_has_no_card_is_named(make_record):
+    text = bibtex("x", [make_record(dataset="mine", method="own")], lambda name: None, lambda name: None)
+    assert "% dataset mine: no card here" in text
+    assert "% method own: no card here" in text
+
+
+def test_an_unknown_table_is_an_error(store):
+    with pytest.raises(RecordError, match="is not known"):
+        find_cited(store, "table-ffffffffffff")
+
+
+def test_the_command_prints_it(store, make_record):
+    result = CliRunner().invoke(app, ["results", "cite", make_record(method="aim").id, "--results", str(store.root)])
+    assert result.exit_code == 0
+    assert "@inproceedings{alshami2025aim," in result.output
