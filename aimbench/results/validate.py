@@ -1,7 +1,8 @@
 """Checks stored records against their files: a number that was edited by hand is caught.
 
-Everything that follows from ``<id>.predictions.parquet`` is computed again:
-accuracies, groups, worst-group accuracy and the mean of each EPG column.
+Everything that follows from ``<id>.predictions.parquet`` is computed again: accuracies, groups, worst-group
+accuracy, each EPG with its interval; from ``<id>.epochs.parquet`` what each selector reports. Cost, the further
+heads and mask health are not: their inputs are not saved.
 """
 
 import hashlib
@@ -73,6 +74,9 @@ def _metric_problems(record: Record, predictions: Path) -> Iterator[str]:
     if missing:
         yield f"{predictions.name} lacks the columns {', '.join(sorted(missing))}; run it again"
         return
+    epochs = predictions.with_name(parquet_name(record.id, "epochs"))
+    if epochs.name in record.files:
+        yield from _selector_problems(record, epochs, table)
     for split, stored in record.metrics.items():
         rows = table[table["split"] == split]
         if rows.empty:
@@ -86,7 +90,9 @@ def _metric_problems(record: Record, predictions: Path) -> Iterator[str]:
         for name in _RECOMPUTED:
             yield from _differences(f"metrics.{split}.{name}", _plain(stored, name), _plain(recomputed, name))
         for attribution, score in stored.epg.items():
-            yield from _epg_problems(f"metrics.{split}.epg.{attribution}", score, rows, f"epg_{attribution}")
+            place = f"metrics.{split}.epg.{attribution}"
+            groups = record.evaluation.get("groups") or []
+            yield from _epg_problems(place, score, rows, f"epg_{attribution}", groups)
 
 
 def _recompute(record: Record, rows: "pd.DataFrame") -> SplitMetrics:
@@ -103,16 +109,69 @@ def _recompute(record: Record, rows: "pd.DataFrame") -> SplitMetrics:
     )
 
 
-def _epg_problems(place: str, score: EpgScore, rows: "pd.DataFrame", column: str) -> Iterator[str]:
+def _epg_problems(place: str, score: EpgScore, rows: "pd.DataFrame", column: str, groups: list[str]) -> Iterator[str]:
     if column not in rows:
         yield f"{place}: the predictions hold no column '{column}'; run it again"
         return
-    values = rows[column].dropna()
+    measured = rows[rows[column].notna()]
+    values = measured[column].astype(float)
     # Samples with no positive energy count as 0, whether they are stored as 0 or as missing.
     if len(values) not in (score.n, score.n - score.undefined):
         yield f"{place}.n: the record says {score.n}, the predictions hold {len(values)}"
+    elif 0 < score.n == len(values):
+        recomputed = _epg_summary(values, measured, groups)
+        yield from _differences(place, score.model_dump(include=set(recomputed)), recomputed)
     elif score.n:
-        yield from _differences(f"{place}.value", score.value, float(values.astype(float).sum()) / score.n)
+        yield from _differences(f"{place}.value", score.value, float(values.sum()) / score.n)
+
+
+def _epg_summary(values: "pd.Series[float]", rows: "pd.DataFrame", groups: list[str]) -> dict[str, Any]:
+    from aimbench.metrics.statistics import bootstrap_mean_interval
+
+    right = rows["prediction"] == rows["label"]
+    low, high = bootstrap_mean_interval(values.to_numpy(), seed=0)
+    found: dict[str, Any] = {
+        "value": float(values.mean()),
+        "low": low,
+        "high": high,
+        "correct": float(values[right].mean()) if right.any() else None,
+        "incorrect": float(values[~right].mean()) if not right.all() else None,
+    }
+    if groups and "group" in rows:
+        of_group = {name: values[rows["group"] == number] for number, name in enumerate(groups)}
+        found["groups"] = {name: float(part.mean()) for name, part in of_group.items() if len(part)}
+    return found
+
+
+def _selector_problems(record: Record, epochs: Path, predictions: "pd.DataFrame") -> Iterator[str]:
+    """Computes again what each selector reports, from the predictions of its epoch."""
+    import pandas as pd
+
+    from aimbench.metrics.groups import headline
+
+    try:
+        table = pd.read_parquet(epochs)
+    except (OSError, ValueError) as error:
+        yield f"{epochs.name} is not readable ({error}); run it again"
+        return
+    missing = {"phase", "epoch", "split", "index", "prediction"} - set(table.columns)
+    if missing:
+        yield f"{epochs.name} lacks the columns {', '.join(sorted(missing))}; run it again"
+        return
+    chosen = record.selectors.get(record.selector)
+    if chosen is not None and {"phase": chosen.phase, "epoch": chosen.epoch} != record.selected:
+        yield f"selected: the record says {record.selected}, its selector chose {chosen.phase} {chosen.epoch}"
+    for name, score in record.selectors.items():
+        rows = table[(table["phase"] == score.phase) & (table["epoch"] == score.epoch)]
+        for split, stored in (("val", score.val), ("test", score.test)):
+            truth = predictions[predictions["split"] == split]
+            at_epoch = rows[rows["split"] == split].sort_values("index")["prediction"].to_numpy()
+            place = f"selectors.{name}.{split}"
+            if len(at_epoch) != len(truth):
+                yield f"{place}: {len(at_epoch)} predictions of the epoch, {len(truth)} of the run"
+                continue
+            group = truth["group"].to_numpy() if "group" in truth and record.evaluation.get("groups") else None
+            yield from _differences(place, dict(stored), headline(truth["label"].to_numpy(), at_epoch, group))
 
 
 def _differences(place: str, stored: Any, recomputed: Any) -> Iterator[str]:

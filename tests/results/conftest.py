@@ -17,6 +17,7 @@ from aimbench.record import (
     Interval,
     MethodInfo,
     Record,
+    SelectorScore,
     SplitMetrics,
 )
 
@@ -136,6 +137,54 @@ def sound_run() -> tuple[Record, dict[str, bytes]]:
         2,
         GROUPS,
         [3498, 184, 56, 1057],
-    ).model_copy(update={"epg": {"gradcam": EpgScore(value=0.5, low=0.3, high=0.7, n=4, undefined=0)}})
+    ).model_copy(update={"epg": {"gradcam": epg_by_hand([0.2, 0.4, 0.6, 0.8], 0.5, 0.8, [0.3, 0.7])}})
     record = made_up_record(metrics={"test": metrics})
     return record, {f"{record.id}.predictions.parquet": parquet(table)}
+
+
+def epg_by_hand(
+    values: list[float], mean: float, incorrect: float, of_groups: list[float], undefined: int = 0
+) -> EpgScore:
+    """EPG of the first four samples of `sound_run`: the first three are right, two lie in each of two groups."""
+    from aimbench.metrics.statistics import bootstrap_mean_interval
+
+    low, high = bootstrap_mean_interval(values, seed=0)
+    groups = dict(zip(GROUPS, of_groups, strict=False))
+    return EpgScore(
+        value=mean, low=low, high=high, n=4, undefined=undefined, correct=0.4, incorrect=incorrect, groups=groups
+    )
+
+
+@pytest.fixture
+def epg_of_four() -> Callable[..., EpgScore]:
+    return epg_by_hand
+
+
+@pytest.fixture
+def sound_run_with_epochs(sound_run) -> tuple[Record, dict[str, bytes]]:
+    """The same run with the predictions of two epochs; the second is the selected one.
+
+    By hand: at epoch 0 every sample is called a landbird, so 4 of 8 are right.
+    """
+    record, files = sound_run
+    ((_, content),) = files.items()
+    test = pd.read_parquet(io.BytesIO(content))
+    val = test.assign(split="val")
+    epochs = pd.concat(
+        [
+            pd.DataFrame({"phase": "train", "epoch": epoch, "split": split, "index": range(8), "prediction": predicted})
+            for epoch, predicted in enumerate([[0] * 8, test["prediction"].tolist()])
+            for split in ("val", "test")
+        ]
+    )
+    scores = [
+        {"accuracy": 0.5, "class_balanced_accuracy": 0.5, "worst_group_accuracy": 0.0},
+        {"accuracy": 0.625, "class_balanced_accuracy": 0.625, "worst_group_accuracy": 0.0},
+    ]
+    selectors = {
+        name: SelectorScore(phase="train", epoch=epoch, val=scores[epoch], test=scores[epoch], uses_groups=False)
+        for name, epoch in [("val_accuracy", 1), ("first", 0)]
+    }
+    update = {"selectors": selectors, "selected": {"phase": "train", "epoch": 1}}
+    both = {f"{record.id}.predictions.parquet": parquet(pd.concat([val, test], ignore_index=True))}
+    return record.model_copy(update=update), {**both, f"{record.id}.epochs.parquet": parquet(epochs)}

@@ -1,4 +1,6 @@
+import hashlib
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -46,6 +48,9 @@ def test_a_sound_record_has_no_problems_and_the_numbers_worked_out_by_hand(store
         (("empty_groups",), ["landbird on land"]),
         (("epg", "gradcam", "value"), 0.6),
         (("epg", "gradcam", "n"), 5),
+        (("epg", "gradcam", "low"), 0.1),
+        (("epg", "gradcam", "correct"), 0.9),
+        (("epg", "gradcam", "groups", "landbird on water"), 0.9),
     ],
 )
 def test_an_edited_number_is_caught_and_named(stored, keys, value):
@@ -110,13 +115,13 @@ def test_predictions_that_are_no_parquet_or_lack_columns_are_named(tmp_path, sou
     assert "lacks the columns label, prediction" in problem
 
 
-def test_a_sample_without_positive_energy_counts_as_zero_stored_as_zero_or_missing(tmp_path, sound_run):
+def test_a_sample_without_positive_energy_counts_as_zero_stored_as_zero_or_missing(tmp_path, sound_run, epg_of_four):
     record, files = sound_run
     ((name, content),) = files.items()
     (tmp_path / name).write_bytes(content)
     test = record.metrics["test"]
     # By hand: 0.2 + 0.4 + 0.6 over four samples, the fourth undefined.
-    score = test.epg["gradcam"].model_copy(update={"value": 0.3, "undefined": 1})
+    score = epg_of_four([0.2, 0.4, 0.6, 0.0], 0.3, 0.0, [0.3, 0.3], undefined=1)
     record = record.model_copy(update={"metrics": {"test": test.model_copy(update={"epg": {"gradcam": score}})}})
     for stored_as in (0.0, None):
         table = pd.read_parquet(tmp_path / name)
@@ -125,3 +130,85 @@ def test_a_sample_without_positive_energy_counts_as_zero_stored_as_zero_or_missi
         store = Store(tmp_path / str(stored_as))
         path = store.write(record, {name: (tmp_path / "changed.parquet").read_bytes()})
         assert check_record(store, path) == []
+
+
+@pytest.fixture
+def with_epochs(tmp_path, sound_run_with_epochs):
+    store = Store(tmp_path / "epochs")
+    return store, store.write(*sound_run_with_epochs)
+
+
+def test_what_each_selector_reports_follows_from_its_epoch(with_epochs):
+    store, path = with_epochs
+    assert check_record(store, path) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("val_accuracy", "test", "accuracy"), 0.7),
+        (("first", "val", "class_balanced_accuracy"), 0.6),
+        (("first", "test", "worst_group_accuracy"), 0.5),
+    ],
+)
+def test_an_edited_selector_is_caught(with_epochs, keys, value):
+    store, path = with_epochs
+    edit(path, "selectors", *keys, value=value)
+    (problem,) = check_record(store, path)
+    assert f"selectors.{'.'.join(keys)}: the record says {value}" in problem
+
+
+def test_another_epoch_than_the_selectors_is_caught(with_epochs):
+    store, path = with_epochs
+    edit(path, "selected", "epoch", value=0)
+    (problem,) = check_record(store, path)
+    assert "selected: the record says" in problem
+
+
+def with_new_checksums(store, path):
+    """What a careful forger does: the checksums fit the changed files again."""
+    content = json.loads(path.read_text())
+    for name in content["files"]:
+        content["files"][name] = hashlib.sha256((path.parent / name).read_bytes()).hexdigest()
+    path.write_text(json.dumps(content))
+
+
+def test_a_removed_sample_is_caught_with_and_without_its_checksum(with_epochs):
+    store, path = with_epochs
+    predictions = path.with_suffix(".predictions.parquet")
+    pd.read_parquet(predictions).drop(index=15).to_parquet(predictions)
+    assert any("sha256" in problem for problem in check_record(store, path))
+    with_new_checksums(store, path)
+    problems = check_record(store, path)
+    assert any("metrics.test.n: the record says 8, its predictions give 7" in problem for problem in problems)
+    assert any("8 predictions of the epoch, 7 of the run" in problem for problem in problems)
+
+
+def test_a_swapped_file_is_caught_with_and_without_its_checksum(with_epochs):
+    store, path = with_epochs
+    predictions, epochs = path.with_suffix(".predictions.parquet"), path.with_suffix(".epochs.parquet")
+    content = predictions.read_bytes()
+    predictions.write_bytes(epochs.read_bytes())
+    epochs.write_bytes(content)
+    assert sum("sha256" in problem for problem in check_record(store, path)) == 2
+    with_new_checksums(store, path)
+    assert any("lacks the columns" in problem for problem in check_record(store, path))
+
+
+def test_a_record_from_the_future_is_named_with_the_mend(stored):
+    store, path = stored
+    edit(path, "schema", value=2)
+    (problem,) = check_record(store, path)
+    assert "schema version 2 is unknown, this aimbench reads 1; use the version of aimbench that wrote it" in problem
+
+
+def test_a_method_name_with_markup_is_no_record(stored):
+    store, path = stored
+    edit(path, "method", "name", value="<b>erm</b>")
+    (problem,) = check_record(store, path)
+    assert "it was edited" in problem
+
+
+def test_every_committed_record_follows_from_its_predictions():
+    committed = Store(Path(__file__).parents[2] / "results")
+    assert [problem for path in committed.paths() for problem in check_record(committed, path)] == []
