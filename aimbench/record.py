@@ -87,6 +87,18 @@ class SplitMetrics(_Strict):
     mask_health: dict[str, float] = Field(default_factory=dict, description="Of the method's own mask.")
 
 
+class Probe(_Strict):
+    """One number of ``aimbench probe`` with its 95 % interval, over ``n`` test samples with ground truth.
+
+    An accuracy or an area under a curve, in [0, 1], or ``rfs``, in [-1, 1].
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
 class SelectorScore(_Strict):
     """What one selector would have reported: its epoch and the headline metrics there."""
 
@@ -190,6 +202,9 @@ class Record(_Strict):
     selected: dict[str, Any] = Field(description="Phase and epoch that the selector chose.")
     metrics: dict[str, SplitMetrics] = Field(description="By split: 'val', 'test' and further test conditions.")
     selectors: dict[str, SelectorScore] = Field(default_factory=dict)
+    probes: dict[str, Probe] = Field(
+        default_factory=dict, description="Added by 'aimbench probe': object or background changed, faithfulness."
+    )
     phases: list[dict[str, Any]] = Field(default_factory=list)
     cost: Cost
     search: SearchInfo | None = Field(default=None, description="None if the settings were given by hand.")

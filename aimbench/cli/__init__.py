@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from aimbench.cli import compare, data, demo, evaluate, explain, listing, registry, results, run, sweep
+from aimbench.cli import compare, data, demo, evaluate, explain, listing, probe, registry, results, run, sweep
 from aimbench.errors import AimbenchError
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("evaluate")(evaluate.evaluate)
+app.command("probe")(probe.probe)
 app.command("sweep")(sweep.sweep)
 app.command("demo")(demo.demo)
 app.command("explain")(explain.explain)

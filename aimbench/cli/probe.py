@@ -1,0 +1,43 @@
+"""``aimbench probe``: what a trained model does when object or background is changed."""
+
+from typing import Annotated
+
+import typer
+
+from aimbench.cli.options import Cards, DataRoot, ResultsRoot, RunsRoot, parse_names
+
+
+def probe(
+    run: Annotated[str, typer.Argument(help="Record id (or its beginning) of a run whose checkpoint is on disk.")],
+    tests: Annotated[
+        str,
+        typer.Option(help="Comma-separated: greyed, ablations, rfs, centre-bias, faithfulness."),
+    ] = "greyed,ablations,rfs,centre-bias,faithfulness",
+    samples: Annotated[int | None, typer.Option(help="Test images used, a fixed subset.", show_default="all")] = None,
+    data: DataRoot = None,
+    runs: RunsRoot = None,
+    results: ResultsRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Take object or background away, move it, add noise; write what happens into the run's record."""
+    from aimbench import paths
+    from aimbench.errors import ConfigError
+    from aimbench.results.store import Store
+    from aimbench.train.explain import open_run
+    from aimbench.train.probes import check_probes
+    from aimbench.train.probes import probe as run_probes
+
+    names = check_probes(parse_names(tests))
+    if samples is not None and samples < 1:
+        raise ConfigError(f"--samples {samples}: give at least 1")
+    experiment, trainer = open_run(run, data_root=paths.data_root(data), runs_root=paths.runs_root(runs), cards=cards)
+    found = run_probes(
+        trainer.fabric, trainer.model, experiment.method, trainer.data, names, samples, experiment.reporter
+    )
+    for name, value in found.items():
+        typer.echo(f"{name:36}{100 * value.value:7.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]  n {value.n}")
+    store = Store(paths.results_root(results))
+    if store.exists(experiment.id):
+        record = store.get(experiment.id)
+        store.write(record.model_copy(update={"probes": {**record.probes, **found}}), replace=True)
+        typer.echo(f"written into record {experiment.id}", err=True)
