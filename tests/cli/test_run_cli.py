@@ -45,7 +45,7 @@ def test_help_answers_in_under_0_4_seconds() -> None:
     assert min(times) < 0.4
 
 
-@pytest.mark.parametrize("command", ["run", "sweep", "evaluate", "explain", "demo", "data", "list", "results"])
+@pytest.mark.parametrize("command", ["run", "sweep", "evaluate", "probe", "explain", "demo", "data", "list", "results"])
 def test_every_command_has_help_that_names_its_environment_variables(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 0

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from aimbench.metrics import perturbations as p
+
+
+def picture():
+    """1 to 20 in 4 rows and 5 columns, object at rows 1-2 of column 3 (not square, off the centre)."""
+    image = torch.arange(1.0, 21.0).reshape(1, 1, 4, 5)
+    region = torch.zeros(1, 4, 5, dtype=torch.bool)
+    region[0, 1:3, 3] = True
+    return image, region
+
+
+def test_boxes_are_row_first():
+    assert p.bounding_boxes(picture()[1]).tolist() == [[1, 3, 3, 4]]
+    diagonal = torch.eye(4, dtype=torch.bool)[None, 1:3]  # rows 1 and 2 of the identity
+    assert p.bounding_boxes(diagonal).tolist() == [[0, 1, 2, 3]]
+    assert p.bounding_box_region(diagonal)[0].tolist() == [[False, True, True, False]] * 2
+
+
+def test_greying():
+    image, region = picture()
+    assert p.grey_outside(image, region)[0].sum() == 9 + 14
+    assert p.grey_object(image, region)[0].sum() == 210 - 9 - 14
+    corner = torch.zeros(1, 4, 5, dtype=torch.bool)
+    corner[0, 0, 0] = corner[0, 1, 1] = True
+    assert p.grey_object(image, corner)[0].sum() == 210 - 1 - 7
+    assert p.grey_box(image, corner)[0].sum() == 210 - 1 - 2 - 6 - 7
+
+
+def test_tiles_come_from_the_widest_strip():
+    image, region = picture()
+    tiled = p.tile_box(image, region)[0]
+    # The widest strip is on the left, columns 0 to 2 of the same rows; its first column fills the box.
+    assert tiled[0, 0, 1:3, 3].tolist() == [6, 11]
+    assert torch.equal(tiled == image, ~region[:, None])
+    assert p.tile_box(image, torch.ones_like(region))[0].sum() == 0
+
+
+def test_moving_to_the_farthest_border_and_its_control():
+    image, region = picture()
+    moved, where = p.moved_to_border(image, region)
+    # Three columns to the left is the longest way: what was in columns 3 and 4 is in 0 and 1.
+    assert moved[0, 0].tolist() == [[4, 5, 0, 0, 0], [9, 10, 0, 0, 0], [14, 15, 0, 0, 0], [19, 20, 0, 0, 0]]
+    assert where[0, :, 0].tolist() == [False, True, True, False]
+    control, still = p.cut_as_if_moved(image, region)
+    assert control[0, 0].tolist() == [[0, 0, 0, 4, 5], [0, 0, 0, 9, 10], [0, 0, 0, 14, 15], [0, 0, 0, 19, 20]]
+    assert torch.equal(still, region)
+
+
+def test_noise_stays_on_its_side():
+    image, region = picture()
+    noise = torch.ones_like(image)
+    assert torch.equal(p.noise_on_object(image, region, noise)[0] - image, region[:, None].float())
+    assert torch.equal(p.noise_on_background(image, region, noise)[0] - image, (~region[:, None]).float())
+
+
+@pytest.mark.parametrize("insert", [False, True])
+def test_removal_curves_by_hand(insert):
+    def predict(image):
+        bright = 0.25 + 0.5 * image.mean(dim=(1, 2, 3))  # 0.75, 0.5, 0.25 with 2, 1, 0 pixels
+        return torch.stack([1 - bright, bright], dim=1).log()
+
+    image = torch.ones(1, 1, 1, 2)
+    area = p.removal_curve(predict, image, torch.tensor([[[1.0, 0.0]]]), torch.tensor([1]), insert=insert, steps=2)
+    # Either way the values are 0.75, 0.5, 0.25: (0.75 + 0.5) / 2 / 2 + (0.5 + 0.25) / 2 / 2 = 0.5.
+    assert area.item() == pytest.approx(0.5)
+
+
+def test_a_map_that_knows_has_a_small_deletion_and_a_large_insertion():
+    # Only the top right of four pixels matters.
+    def predict(image):
+        seen = image[:, 0, 0, 1] > 0
+        return torch.stack([(~seen) * 50.0, seen * 50.0], dim=1)
+
+    image, target = torch.ones(2, 1, 2, 2), torch.tensor([1, 1])
+    good, bad = torch.zeros(2, 2), torch.zeros(2, 2)
+    good[0, 1], bad[1, 0], bad[0, 1] = 1, 1, -1
+    maps = torch.stack([good, bad])
+    # Deletion: the good map's values are 1, 0, 0, 0, 0 and the bad one's 1, 1, 1, 1, 0.
+    assert p.removal_curve(predict, image, maps, target, insert=False, steps=4).tolist() == pytest.approx(
+        [0.125, 0.875]
+    )
+    assert p.removal_curve(predict, image, maps, target, insert=True, steps=4).tolist() == pytest.approx([0.875, 0.125])
