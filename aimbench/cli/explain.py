@@ -1,11 +1,15 @@
 """``aimbench explain``: pictures of where a trained model looks."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aimbench.cli.options import Cards, DataRoot, RunsRoot
+from aimbench.cli.options import Cards, DataRoot, ResultsRoot, RunsRoot
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def explain(
@@ -14,9 +18,14 @@ def explain(
     split: Annotated[str, typer.Option(help="Split to draw samples from.")] = "test",
     per_group: Annotated[int, typer.Option(help="Samples of each group.")] = 3,
     max_groups: Annotated[int, typer.Option(help="Groups shown.")] = 8,
+    by_epg: Annotated[
+        str | None,
+        typer.Option(help="The best and the worst of each group by the record's EPG of this map.", metavar="MAP"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("explain.png"),
     data: DataRoot = None,
     runs: RunsRoot = None,
+    results: ResultsRoot = None,
     cards: Cards = None,
 ) -> None:
     """Draw image, ground truth, the method's own mask, GradCAM and input x gradient side by side."""
@@ -33,5 +42,21 @@ def explain(
         per_group=per_group,
         max_groups=max_groups,
         out=out,
+        epg=None if by_epg is None else _saved_epg(paths.results_root(results), run, split, by_epg),
     )
     typer.echo(path)
+
+
+def _saved_epg(results: Path, run: str, split: str, name: str) -> "npt.NDArray[np.float64]":
+    """EPG of a split's samples as the record holds it, in the split's order."""
+    from aimbench.errors import RecordError, nearest_names
+    from aimbench.results.predictions import read_predictions
+    from aimbench.results.store import Store
+
+    store = Store(results)
+    record = store.get(run)
+    table = read_predictions(store, record, split)
+    if f"epg_{name}" not in table:
+        known = [column.removeprefix("epg_") for column in map(str, table) if column.startswith("epg_")]
+        raise RecordError(f"record {record.id} has no EPG of '{name}' on {split}; {nearest_names(name, known)}")
+    return table[f"epg_{name}"].to_numpy(dtype=float)

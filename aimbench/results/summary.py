@@ -45,6 +45,15 @@ def summary(record: Record) -> list[str]:
         for name, epg in metrics.epg.items():
             text = f"{_percent(epg)}  {epg.n} samples, {epg.undefined} undefined"
             lines.append(f"  {'EPG ' + name.replace('_', ' '):22}{text}")
+    lines += [
+        f"drop      from {split} to test: {100 * (metrics.accuracy.value - record.metrics['test'].accuracy.value):+.1f}"
+        for split, metrics in record.metrics.items()
+        if split.startswith("test_") and "test" in record.metrics
+    ]
+    lines += [
+        f"probe     {name:32}{100 * p.value:.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]  {p.n} samples"
+        for name, p in record.probes.items()
+    ]
     lines.append(f"cost      {cost.parameters / 1e6:.2f} M parameters, {cost.wall_seconds:.0f} s")
     dirty = " with uncommitted changes" if record.code.dirty else ""
     lines.append(f"code      aimbench {record.code.version}, revision {record.code.revision or 'unknown'}{dirty}")

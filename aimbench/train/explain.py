@@ -127,6 +127,20 @@ def choose_positions(group: npt.NDArray[np.int64], per_group: int, max_groups: i
     return chosen
 
 
+def extreme_positions(
+    group: npt.NDArray[np.int64], epg: npt.NDArray[np.float64], per_group: int, max_groups: int
+) -> list[int]:
+    """The samples of each group with the largest EPG, then those with the smallest; unscored samples are left out."""
+    chosen: list[int] = []
+    scored = np.flatnonzero(np.isfinite(epg))
+    for value in np.unique(group[scored])[:max_groups]:
+        members = scored[group[scored] == value]
+        ordered = members[np.argsort(-epg[members], kind="stable")]
+        best = ordered[:per_group]
+        chosen += [*best.tolist(), *ordered[len(best) :][-per_group:].tolist()]
+    return chosen
+
+
 def draw(rows: Sequence[Explained], out: Path, *, extra: dict[str, Sequence[Explained]] | None = None) -> Path:
     """Draws one row a photograph.
 
@@ -174,12 +188,20 @@ def draw_run(
     per_group: int,
     max_groups: int,
     out: Path,
+    epg: npt.NDArray[np.float64] | None = None,
 ) -> Path:
-    """Draws a run's explanations of given photographs, or of samples of each group of a split."""
+    """Draws a run's explanations of given photographs, or of samples of each group of a split.
+
+    With ``epg``, one value a sample of the split, the best and the worst of each group by it.
+    """
     experiment, trainer = open_run(run, data_root=data_root, runs_root=runs_root, cards=cards)
     if images:
         return draw(explain_files(experiment, trainer, images), out)
-    positions = choose_positions(experiment.dataset.split(split).group, per_group, max_groups)
+    group = experiment.dataset.split(split).group
+    if epg is None:
+        positions = choose_positions(group, per_group, max_groups)
+    else:
+        positions = extreme_positions(group, epg, per_group, max_groups)
     return draw(explain_samples(experiment, trainer, split, positions), out)
 
 

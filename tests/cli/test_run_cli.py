@@ -135,7 +135,11 @@ def test_run_then_table_then_explain(
     drawn = ["explain", record["id"], "--per-group", "1", "--max-groups", "2", "--out", str(picture), *common]
     assert CliRunner().invoke(app, drawn, catch_exceptions=False).exit_code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+    by_epg = [*drawn, "--results", str(results), "--by-epg"]
+    assert CliRunner().invoke(app, [*by_epg, "gradcam"], catch_exceptions=False).exit_code == 0
     capsys.readouterr()
+    assert aimbench(*by_epg, "gradcm", monkeypatch=monkeypatch) == 2
+    assert "did you mean 'gradcam'" in capsys.readouterr().err
     assert aimbench("explain", "none-000", *common, monkeypatch=monkeypatch) == 2
     assert "no run 'none-000' under" in capsys.readouterr().err
 

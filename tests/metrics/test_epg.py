@@ -14,6 +14,7 @@ from aimbench.metrics.epg import (
     epg_score,
     uniform_reference,
 )
+from aimbench.metrics.groups import split_metrics
 
 
 def test_non_square_map_by_hand():
@@ -212,3 +213,42 @@ def test_epg_score_refuses_what_it_cannot_score():
         epg_score([math.nan], [False], [True], None, [], 0)
     with pytest.raises(DataError, match="correct has shape"):
         epg_score([0.5, 0.5], [False, False], [True], None, [], 0)
+
+
+def test_ten_images_on_paper():
+    """EPG, accuracy and worst-group accuracy of ten images of 2 x 4 pixels, worked out by hand."""
+    # Maps: energy a in the left half (columns 0, 1) and b in the right half, written as (a, b); objects left or right.
+    energy = [(3, 1), (1, 3), (1, 1), (4, 0), (0, 4), (2, 6), (6, 2), (1, 4), (0, 0), (5, 5)]
+    left = [True, True, True, True, True, False, False, False, False, None]
+    maps = torch.tensor([[[a / 4, a / 4, b / 4, b / 4]] * 2 for a, b in energy], dtype=torch.float32)
+    maps[8] = -1  # no positive energy: 0, and counted
+    regions = torch.zeros(10, 2, 4)
+    for i, side in enumerate(left):
+        if side is not None:  # the tenth has no ground truth
+            regions[i, :, :2] = float(side)
+            regions[i, :, 2:] = float(not side)
+    label = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
+    prediction = torch.tensor([0, 1, 0, 0, 1, 1, 0, 1, 1, 1])
+    group = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3, 3, 3])
+    scores = [0.75, 0.25, 0.5, 1.0, 0.0, 0.75, 0.25, 0.8, 0.0]
+    found, undefined = energy_pointing_game(maps, regions)
+    assert found[:9].tolist() == pytest.approx(scores)
+    assert found[9].isnan()
+    assert undefined.tolist() == [False] * 8 + [True, False]
+    metric = EnergyPointingGame(num_groups=4)
+    for part in (slice(0, 4), slice(4, 10)):
+        metric.update(maps[part], regions[part], (label == prediction)[part], group[part])
+    values = metric.compute()
+    # Sum of the nine scores is 4.3. Right with ground truth: images 0, 2, 3, 5, 7, 8 (3.8 of 6); wrong: 1, 4, 6 (0.5).
+    assert values["value"].item() == pytest.approx(4.3 / 9)
+    assert values["correct"].item() == pytest.approx(3.8 / 6)
+    assert values["incorrect"].item() == pytest.approx(0.5 / 3)
+    torch.testing.assert_close(values["groups"], torch.tensor([0.5, 0.5, 0.5, 0.4]))
+    assert (values["n"].item(), values["undefined"].item()) == (9, 1)
+    # Groups have 2 of 3, 1 of 2, 1 of 2 and 3 of 3 right: 7 of 10, the worst 1/2.
+    names = ["a", "b", "c", "d"]
+    metrics = split_metrics(label.numpy(), prediction.numpy(), group.numpy(), 2, names, None)
+    assert metrics.accuracy.value == pytest.approx(0.7)
+    assert metrics.worst_group_accuracy.value == pytest.approx(0.5)
+    assert metrics.worst_group == "b"
+    assert uniform_reference(regions[:9]).tolist() == [0.5] * 9

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from aimbench.errors import ConfigError
-from aimbench.train.explain import choose_positions, draw_run, explain_samples, open_run
+from aimbench.train.explain import choose_positions, draw_run, explain_samples, extreme_positions, open_run
 
 SLOW = pytest.mark.slow
 
@@ -64,6 +64,14 @@ def test_positions_are_of_each_group_and_always_the_same() -> None:
     assert chosen == choose_positions(group, per_group=2, max_groups=3)
     assert [int(group[i]) for i in chosen] == [0, 0, 2, 2, 5]
     assert [int(group[i]) for i in choose_positions(group, per_group=1, max_groups=2)] == [0, 2]
+
+
+def test_best_and_worst_of_each_group_by_epg() -> None:
+    group = np.array([0, 0, 0, 0, 1, 1, 0, 2])
+    epg = np.array([0.1, 0.9, 0.5, 0.7, 0.2, 0.3, np.nan, np.nan])
+    assert extreme_positions(group, epg, per_group=1, max_groups=5) == [1, 0, 5, 4]
+    assert extreme_positions(group, epg, per_group=3, max_groups=1) == [1, 3, 2, 0]  # no sample twice
+    assert extreme_positions(group, epg, per_group=1, max_groups=1) == [1, 0]
 
 
 def test_errors_name_what_is_missing(
