@@ -5,11 +5,10 @@ The control for DFR: the same second stage without group labels.
 
 from collections.abc import Iterator
 
-import numpy as np
 from pydantic import Field
 
 from aimbench.baselines.erm import ERM, ERMConfig
-from aimbench.train.api import Phase, Regime, Run, register_method
+from aimbench.train.api import Phase, Regime, Run, inverse_frequency, register_method
 
 
 class CRTConfig(ERMConfig):
@@ -32,11 +31,10 @@ class CRT(ERM):
     def phases(self, run: Run) -> Iterator[Phase]:
         """ERM; then a new head on the frozen backbone, every class drawn equally often."""
         yield Phase("erm")
-        counts = np.bincount(run.labels, minlength=run.num_classes)
         yield Phase(
             "retrain",
             epochs=self.config.retrain_epochs,
             start="new_head",
-            weights=1 / counts[run.labels],
+            weights=inverse_frequency(run.labels),
             settings={"train": "head"},
         )

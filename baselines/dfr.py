@@ -21,7 +21,17 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
 from aimbench.baselines.erm import ERM, ERMConfig
-from aimbench.train.api import Classifier, Fitted, LinearHead, Phase, Predictions, Regime, Run, register_method
+from aimbench.train.api import (
+    Classifier,
+    Fitted,
+    LinearHead,
+    Phase,
+    Predictions,
+    Regime,
+    Run,
+    balanced_subset,
+    register_method,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -54,7 +64,7 @@ class _DFR(ERM):
         """Weight ``(K, D)`` and bias ``(K,)`` on standardised embeddings, averaged over ``draws`` balanced subsets."""
         solutions = []
         for draw in range(draws):
-            rows = balanced_subset(group, np.random.default_rng([seed, draw]))
+            rows = balanced_subset(group, (seed, draw))
             solutions.append(
                 logistic_regression(embedding[rows], label[rows], strength, self.config.penalty, seed=seed)
             )
@@ -118,13 +128,6 @@ class DFRTrain(_DFR):
             return Fitted({"C": strength})
 
         yield Phase("retrain", epochs=len(self.config.inverse_strengths), fit=retrain)
-
-
-def balanced_subset(group: Ints, generator: np.random.Generator) -> Ints:
-    """Positions of as many samples of every present group as the smallest has, ``(G * n_min,)``."""
-    members = [generator.permutation(np.flatnonzero(group == g)) for g in np.unique(group)]
-    smallest = min(len(positions) for positions in members)
-    return np.concatenate([positions[:smallest] for positions in members])
 
 
 def stratified_halves(group: Ints, generator: np.random.Generator) -> tuple[Ints, Ints]:

@@ -10,7 +10,7 @@ def inverse_frequency(values: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return 1.0 / counts[values]
 
 
-def balanced_subset(values: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+def balanced_subset(values: npt.NDArray[np.int64], seed: int | tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Sorted positions of as many samples of each value as the rarest has, drawn without replacement.
 
     Values between 0 and the largest that no sample has are left out of account.

@@ -11,6 +11,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
 from aimbench.baselines import dfr
+from aimbench.train.api import balanced_subset
 
 STRENGTHS = (0.3, 0.03)
 
@@ -27,7 +28,7 @@ def test_the_head_is_scikit_learns_solution(method: str, experiment: Callable[..
     rows, group = embeddings[fitted_on], trial.dataset.split(fitted_on).group
     decisions = []
     for draw in range(3):
-        subset = dfr.balanced_subset(group, np.random.default_rng([trial.request.seed, draw]))
+        subset = balanced_subset(group, (trial.request.seed, draw))
         model = LogisticRegression(l1_ratio=1.0, C=0.03, solver="liblinear", tol=1e-8, max_iter=10_000)
         model.fit(scaler.transform(rows.embedding[subset]), rows.label[subset])
         decisions.append(model.decision_function(scaler.transform(embeddings["test"].embedding)))
@@ -35,14 +36,6 @@ def test_the_head_is_scikit_learns_solution(method: str, experiment: Callable[..
     with torch.no_grad():
         (logits,) = (trainer.model.eval()(b).logits for b in source.epoch(np.arange(len(source)), 0, batch_size=1000))
     np.testing.assert_allclose((logits[:, 1] - logits[:, 0]).numpy(), np.mean(decisions, axis=0), atol=5e-3)
-
-
-def test_a_subset_has_as_many_of_every_group_as_the_smallest() -> None:
-    group = np.array([0] * 50 + [1] * 7 + [3] * 20)
-    subset = dfr.balanced_subset(group, np.random.default_rng(0))
-    assert np.bincount(group[subset]).tolist() == [7, 7, 0, 7]
-    assert len(set(subset)) == len(subset)
-    assert not np.array_equal(subset, dfr.balanced_subset(group, np.random.default_rng(1)))
 
 
 def test_more_than_two_classes_are_one_against_the_rest() -> None:
@@ -85,3 +78,13 @@ def test_no_validation_sample_is_predicted_by_a_fit_that_saw_it(
     for row, predicted_by_first in zip(everything, by_first, strict=True):
         fitted = first if predicted_by_first else second
         assert not (fitted == row).all(axis=1).any()
+
+
+@pytest.mark.slow
+def test_the_last_layer_alone_lifts_the_worst_group(experiment: Callable[..., Any]) -> None:
+    def worst(method: str) -> float:
+        training = {"epochs": 15, "image_size": 96}
+        trial = experiment(method, backbone="tf_efficientnet_lite0", weights="auto", training=training, epg_samples=0)
+        return float(trial.run().record.metrics["test"].worst_group_accuracy.value)
+
+    assert worst("dfr_val") > worst("erm") + 0.1

@@ -53,12 +53,12 @@ def test_the_penalties_on_images(case: Any) -> None:
     batch = Batch(torch.arange(N), label, image=image, mask=mask)
     gals = GALS(GALSConfig(weight=100.0)).loss(model, batch, PROGRESS)
     rrr = RRR(RRRConfig(weight=3.0)).loss(model, batch, PROGRESS)
-    assert float(gals["outside"]) == pytest.approx(np.abs(entropy * outside).mean(), rel=1e-4)  # type: ignore[index]
+    assert gals["outside"].item() == pytest.approx(np.abs(entropy * outside).mean(), rel=1e-4)  # type: ignore[index]
     squared = ((log_probabilities * outside) ** 2).sum(axis=(1, 2, 3)).mean()
-    assert float(rrr["outside"]) == pytest.approx(squared, rel=1e-4)  # type: ignore[index]
-    plain = float(F.cross_entropy(image.flatten(1) @ model.weight.T, label))
-    assert float(gals["loss"]) == pytest.approx(plain + 100 * np.abs(entropy * outside).mean(), rel=1e-4)  # type: ignore[index]
-    assert float(rrr["loss"]) == pytest.approx(plain + 3 * squared, rel=1e-4)  # type: ignore[index]
+    assert rrr["outside"].item() == pytest.approx(squared, rel=1e-4)  # type: ignore[index]
+    plain = F.cross_entropy(image.flatten(1) @ model.weight.T, label).item()
+    assert gals["loss"].item() == pytest.approx(plain + 100 * np.abs(entropy * outside).mean(), rel=1e-4)  # type: ignore[index]
+    assert rrr["loss"].item() == pytest.approx(plain + 3 * squared, rel=1e-4)  # type: ignore[index]
 
 
 def test_on_cached_features_the_gradient_is_weighted_by_the_map(case: Any) -> None:
@@ -70,18 +70,18 @@ def test_on_cached_features_the_gradient_is_weighted_by_the_map(case: Any) -> No
     batch = Batch(torch.arange(N), label, features=[torch.empty(0), features], mask=coarse)
     gals = GALS(GALSConfig()).loss(model, batch, PROGRESS)
     energy = (entropy * features.numpy()).sum(axis=1, keepdims=True)
-    assert float(gals["outside"]) == pytest.approx(np.abs(energy * outside).mean(), rel=1e-4)  # type: ignore[index]
+    assert gals["outside"].item() == pytest.approx(np.abs(energy * outside).mean(), rel=1e-4)  # type: ignore[index]
 
 
 def test_the_penalty_trains_the_parameters(case: Any) -> None:
     model, image, label, mask = case
     batch = Batch(torch.arange(N), label, image=image, mask=mask)
     for method in (GALS(GALSConfig(weight=1e6)), RRR(RRRConfig(weight=1e6))):
-        before = float(method.loss(model, batch, PROGRESS)["outside"])  # type: ignore[index]
+        before = method.loss(model, batch, PROGRESS)["outside"].item()  # type: ignore[index]
         (gradient,) = torch.autograd.grad(method.loss(model, batch, PROGRESS)["loss"], model.weight)  # type: ignore[index]
         with torch.no_grad():
             model.weight -= 1e-2 * gradient / gradient.norm()
-        assert float(method.loss(model, batch, PROGRESS)["outside"]) < before  # type: ignore[index]
+        assert method.loss(model, batch, PROGRESS)["outside"].item() < before  # type: ignore[index]
 
 
 @pytest.mark.parametrize("method", ["gals", "rrr"])
