@@ -23,6 +23,8 @@ from aimbench.models.stagewise import stage_modules
 
 STAGES = 4
 STRIDES = (4, 8, 16, 32)
+EMBEDDING = STAGES + 1
+"""Entry of a cached pyramid that holds the network's own embedding, after the maps and a ViT's tokens."""
 
 
 class FeaturePyramid(nn.Module):
@@ -91,6 +93,8 @@ class FeaturePyramid(nn.Module):
 
     def embed(self, features: list[Tensor]) -> Tensor:
         """The network's own embedding ``(N, embed_dim)``, as its classifier would receive it."""
+        if len(features) > EMBEDDING:
+            return features[EMBEDDING]  # cached
         network: Any = self.network
         if self.is_token_grid:
             tokens = network.norm(network.blocks[-1](features[STAGES]))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from aimbench.data.batch import Batch
-from aimbench.models.backbones import STAGES, FeaturePyramid
+from aimbench.models.backbones import EMBEDDING, STAGES, FeaturePyramid
 
 
 @dataclass
@@ -38,11 +38,19 @@ class Head(nn.Module):
     Attributes:
         stages: indices of the pyramid's entries that the head reads, so that frozen features of
             others need not be kept.
+        embedding_only: the head reads nothing but ``pyramid.embed(features)``. With a frozen backbone it is then
+            handed that vector alone, ``features[EMBEDDING]``, and an epoch takes a moment.
         reads_mask: the head is handed the ground-truth mask (its method's regime must say ``masks``).
     """
 
     stages: tuple[int, ...] = (STAGES - 1,)
+    embedding_only: bool = False
     reads_mask: bool = False
+
+    @property
+    def cached_entries(self) -> tuple[int, ...]:
+        """Entries that are kept of a frozen backbone's features."""
+        return (EMBEDDING,) if self.embedding_only else self.stages
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
         """Classifies a pyramid; entries outside ``stages`` may be empty."""
@@ -101,6 +109,8 @@ class Standardize(nn.Module):
 
 class LinearHead(Head):
     """The ordinary classifier: the network's own pooled embedding, then a linear layer."""
+
+    embedding_only = True
 
     def __init__(self, pyramid: FeaturePyramid, num_classes: int, *, standardize: bool = False) -> None:
         super().__init__()

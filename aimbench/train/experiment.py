@@ -164,12 +164,11 @@ class Experiment:
         if not on_gpu:
             torch.set_num_threads(threads)
         model = self._build()
-        entries = model.head.stages
         data = RunData(
             self.dataset,
             self.transform,
             self.pyramid.to(fabric.device),
-            entries=entries,
+            entries=model.head.cached_entries,
             frozen=frozen,
             fields=self.method.regime.fields,
             batch_size=self.config.batch_size,

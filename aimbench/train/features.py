@@ -18,7 +18,7 @@ from aimbench.data.batch import Batch
 from aimbench.data.dataset import SplitIndex
 from aimbench.data.loader import ImageSource
 from aimbench.data.transforms import TransformConfig
-from aimbench.models.backbones import FeaturePyramid
+from aimbench.models.backbones import EMBEDDING, STAGES, FeaturePyramid
 from aimbench.models.weights import parameters_hash
 
 REGION = "region"
@@ -48,7 +48,7 @@ class FeatureCache:
 
     def missing(self, split: str, entries: tuple[int, ...], *, region: bool) -> list[str]:
         """Names of the arrays of ``split`` that are not on disk yet."""
-        names = [f"S{i}" for i in entries] + ([REGION] if region else [])
+        names = [_name(entry) for entry in entries] + ([REGION] if region else [])
         return [name for name in names if not self._path(split, name).exists()]
 
     def fill(
@@ -73,8 +73,7 @@ class FeatureCache:
                 image = batch.image.to(device).contiguous(memory_format=torch.channels_last)
                 features = pyramid(image) if reads_pixels else []
                 for name in names:
-                    value = batch.mask.to(torch.uint8) if name == REGION else features[int(name[1:])].float()
-                    block = value.cpu().numpy()
+                    block = _array(name, features, pyramid, batch).cpu().numpy()
                     if name not in arrays:
                         arrays[name] = np.lib.format.open_memmap(
                             self._path(split, name).with_suffix(".partial"),
@@ -88,12 +87,41 @@ class FeatureCache:
             array.flush()  # type: ignore[attr-defined]
             self._path(split, name).with_suffix(".partial").replace(self._path(split, name))
 
+    def embed(self, split: str, pyramid: FeaturePyramid, device: torch.device) -> bool:
+        """Computes the embedding of ``split`` from the map on disk that it is made of; False if there is none."""
+        source = STAGES if pyramid.is_token_grid else STAGES - 1
+        if not self._path(split, _name(source)).exists():
+            return False
+        pyramid.eval()
+        features = [torch.empty(0)] * source
+        with torch.inference_mode():
+            blocks = [
+                pyramid.embed([*features, block.to(device)]).float().cpu()
+                for block in self.load(split, _name(source)).split(64)
+            ]
+        partial = self._path(split, _name(EMBEDDING)).with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, torch.cat(blocks).numpy())
+        partial.replace(self._path(split, _name(EMBEDDING)))
+        return True
+
     def load(self, split: str, name: str) -> Tensor:
         """The array ``name`` of ``split``, ``(N, ...)``, read from disk as it is touched."""
         return torch.from_numpy(np.load(self._path(split, name), mmap_mode="c"))
 
     def _path(self, split: str, name: str) -> Path:
         return self.folder / f"{split}.{name}.npy"
+
+
+def _name(entry: int) -> str:
+    """File name of a pyramid's entry."""
+    return "embedding" if entry == EMBEDDING else f"S{entry}"
+
+
+def _array(name: str, features: list[Tensor], pyramid: FeaturePyramid, batch: Batch) -> Tensor:
+    if name == REGION:
+        return batch.mask.to(torch.uint8)
+    return pyramid.embed(features).float() if name == _name(EMBEDDING) else features[int(name[1:])].float()
 
 
 class FeatureSource:
@@ -114,7 +142,7 @@ class FeatureSource:
         self._split = split
         self._label = torch.from_numpy(np.asarray(split.label))
         self._group = torch.from_numpy(np.asarray(split.group))
-        self._features = {i: cache.load(split_name, f"S{i}") for i in entries}
+        self._features = {i: cache.load(split_name, _name(i)) for i in entries}
         self._region = cache.load(split_name, REGION) if "mask" in fields else None
 
     def __len__(self) -> int:

@@ -141,6 +141,8 @@ class RunData:
         missing = self._features.missing(split, self._entries, region=region)
         if not missing:
             return
+        if missing == ["embedding"] and self._features.embed(split, self._pyramid, self._device):
+            return
         source = self.photographs(split, 64, region=region)
         with self._reporter.task(f"features of {split}", len(source)) as task:
             self._features.fill(split, missing, self._pyramid, source, self._device, task.advance)

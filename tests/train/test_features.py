@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aimbench.data.transforms import TransformConfig
-from aimbench.models.backbones import create_pyramid
+from aimbench.models.backbones import EMBEDDING, create_pyramid
 from aimbench.train.features import FeatureCache
 
 TRANSFORM = TransformConfig(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -46,7 +46,18 @@ def test_only_what_a_head_reads_is_kept(experiment: Callable[..., Any], mini_roo
     before = set((mini_root / "features").rglob("*.npy"))
     trainer = experiment("erm", seed=77).trainer()
     trainer.data.evaluation("val")
-    assert {path.name for path in set((mini_root / "features").rglob("*.npy")) - before} == {"val.S3.npy"}
+    assert {path.name for path in set((mini_root / "features").rglob("*.npy")) - before} == {"val.embedding.npy"}
+
+
+def test_an_embedding_made_from_the_cached_map_is_the_images(experiment: Callable[..., Any]) -> None:
+    trainer = experiment("aim", seed=83).trainer()
+    trainer.data.evaluation("val")
+    from_map = experiment("erm", seed=83).trainer()
+    batch = next(iter(from_map.data.evaluation("val").epoch(np.arange(8), seed=0)))
+    image = next(iter(from_map.data.photographs("val", 8, region=False).epoch(np.arange(8), seed=0)))
+    from_map.model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(from_map.model(batch).logits, from_map.model(image).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_the_cache_is_found_again_and_its_key_tells_apart(tmp_path: Path) -> None:
@@ -68,7 +79,7 @@ def test_random_backbones_of_two_seeds_share_no_features(experiment: Callable[..
     one, other, again = (experiment(seed=seed).trainer() for seed in (0, 1, 0))
     positions = np.arange(3)
     batches = [next(iter(t.data.evaluation("val").epoch(positions, seed=0))) for t in (one, other, again)]
-    first, second, third = (batch.features[3] for batch in batches)
+    first, second, third = (batch.features[-1] for batch in batches)
     assert not torch.allclose(first, second)
     assert torch.equal(first, third)
 
@@ -88,8 +99,8 @@ def test_a_stopped_computation_is_not_taken_for_a_whole_one(
         patch.setattr(type(trainer.model.pyramid), "forward", stop)
         with pytest.raises(_StoppedError):
             trainer.data.evaluation("val")
-    assert trainer.data._features.missing("val", (3,), region=False) == ["S3"]
-    assert len(next(trainer.data.evaluation("val").epoch(np.arange(48), seed=0)).features[3]) == 48
+    assert trainer.data._features.missing("val", (EMBEDDING,), region=False) == ["embedding"]
+    assert len(next(trainer.data.evaluation("val").epoch(np.arange(48), seed=0)).features[EMBEDDING]) == 48
 
 
 def test_augmentation_needs_images(experiment: Callable[..., Any]) -> None:
