@@ -1,4 +1,5 @@
 import csv
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -204,3 +205,20 @@ def test_corrected_falls_back_to_its_own_regeneration(raw: Path, data_root: Path
     dataset = build_95(raw, data_root, "corrected")
     assert "corrected species rule" in dataset.manifest.notes[0]
     assert not any(int(row["y"]) for row in metadata(dataset) if "Towhee" in row["img_filename"])
+
+
+def test_other_scenes_are_an_option_of_a_card(raw: Path, data_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(raw, folder)
+    scenes = next(path for path in folder.rglob("data_large") if path.is_dir())
+    (scenes / "s").mkdir()
+    (scenes / "m").mkdir()
+    (scenes / "o" / "ocean").rename(scenes / "s" / "street")
+    (scenes / "l" / "lake" / "natural").rename(scenes / "m" / "mountain")
+    cards = Path(__file__).parents[2] / "docs" / "cards"
+    dataset = build("streetbirds", folder, data_root, partial=True, workers=1, cards_dir=cards).dataset
+    assert dataset.manifest.places == ["street", "mountain"]
+    by_key = {Path(row["img_filename"]).stem: row["place_filename"] for row in metadata(dataset)}
+    train = dataset.split("train")
+    for key, place in zip(train.keys, train.place, strict=True):
+        assert by_key[key].startswith(("/s/street/", "/m/mountain/")[place])

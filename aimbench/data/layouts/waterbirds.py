@@ -6,6 +6,7 @@ anew by the same rules with a seed, which is another dataset.
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ from aimbench.errors import CardError, DataError
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename")
 SPLITS = ("train", "val", "test")
 PLACES = ("land", "water")
-CATEGORIES = {
+CATEGORIES: dict[str, tuple[str, ...]] = {
     "land": ("b/bamboo_forest", "f/forest/broadleaf"),
     "water": ("o/ocean", "l/lake/natural"),
 }
@@ -59,6 +60,8 @@ SpeciesRule = Literal["official", "corrected"]
 class _GeneratedOptions(Options):
     confounder_strength: float = Field(ge=0.5, le=1)
     species_rule: SpeciesRule = "official"
+    scenes: dict[str, tuple[str, ...]] = Field(CATEGORIES, min_length=2, max_length=2)
+    """Folders of Places365 by place: the landbirds' own place first, then the waterbirds'."""
 
 
 class _ReleaseOptions(Options):
@@ -108,7 +111,7 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
     splits = _draw_splits(cub.birds, rng)
     labels = [int(is_waterbird(cub.species[bird.label], options.species_rule)) for bird in cub.birds]
     places = _draw_places(labels, splits, options.confounder_strength, rng)
-    scenes, notes = _draw_scenes(raw.open(card, "places_train"), places, rng)
+    scenes, notes = _draw_scenes(raw.open(card, "places_train"), options.scenes, places, rng)
     recipes, rows = [], []
     for bird, y, split, place, scene in zip(cub.birds, labels, splits, places, scenes, strict=True):
         rows.append(_Row(bird.number, bird.file, y, split, place, scene[0]))
@@ -119,7 +122,7 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
         recipes=recipes,
         classes=card.classes,
         groups=_group_names(card),
-        places=list(PLACES),
+        places=list(options.scenes),
         files={"metadata.csv": _write_metadata(rows)},
         notes=[
             f"regenerated with seed {seed}, confounder strength {options.confounder_strength:g}, "
@@ -195,12 +198,14 @@ def _draw_places(labels: list[int], splits: list[int], strength: float, rng: np.
     return [int(place) for place in places]
 
 
-def _draw_scenes(folder: Path, places: list[int], rng: np.random.Generator) -> tuple[list[tuple[str, Path]], list[str]]:
+def _draw_scenes(
+    folder: Path, categories: Mapping[str, tuple[str, ...]], places: list[int], rng: np.random.Generator
+) -> tuple[list[tuple[str, Path]], list[str]]:
     """Draws a scene for each bird without replacement; where they are too few, in rounds."""
     pools, notes = [], []
-    for place, name in enumerate(PLACES):
+    for place, name in enumerate(categories):
         files = []
-        for category in CATEGORIES[name]:
+        for category in categories[name]:
             found = sorted(path for path in (folder / category).rglob("*") if path.suffix.lower() in (".jpg", ".png"))
             if not found:
                 raise DataError(f"{folder / category} holds no scene; unpack the archive of Places365 again")
