@@ -97,7 +97,7 @@ class FeatureCache:
         with torch.inference_mode():
             blocks = [
                 pyramid.embed([*features, block.to(device)]).float().cpu()
-                for block in self.load(split, _name(source)).split(64)
+                for block in torch.split(self.load(split, _name(source)), 64)
             ]
         partial = self._path(split, _name(EMBEDDING)).with_suffix(".partial")
         with partial.open("wb") as file:
