@@ -10,7 +10,17 @@ from torch import Tensor, autograd
 from torch.nn import functional as F
 
 from aimbench.baselines.erm import ERM, ERMConfig
-from aimbench.train.api import Batch, Classifier, Loss, Output, Progress, Regime, register_method
+from aimbench.train.api import (
+    Batch,
+    Classifier,
+    FeaturePyramid,
+    Head,
+    Loss,
+    Output,
+    Progress,
+    Regime,
+    register_method,
+)
 
 
 class GALSConfig(ERMConfig):
@@ -20,12 +30,22 @@ class GALSConfig(ERMConfig):
     """Of the gradient outside the object."""
 
 
+class GuidedERM(ERM):
+    """ERM whose head is handed the backbone's maps, where a gradient has a place, and not their pooled embedding."""
+
+    def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
+        """ERM's head on the maps."""
+        head = super().build(pyramid, num_classes, frozen=frozen)
+        head.embedding_only = False
+        return head
+
+
 @register_method(
     "gals",
     regime=Regime(train="masks", select="class"),
     source="Petryk, Dunlap, Nasseri, Gonzalez, Darrell, Rohrbach, CVPR 2022, arXiv 2202.08926",
 )
-class GALS(ERM):
+class GALS(GuidedERM):
     """Gradient outside the object penalised by its L1 norm; ground truth stands in for CLIP's attention maps."""
 
     Config = GALSConfig

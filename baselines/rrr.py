@@ -8,8 +8,8 @@ The source takes A from annotations; here it is everything outside the ground tr
 from pydantic import Field
 from torch.nn import functional as F
 
-from aimbench.baselines.erm import ERM, ERMConfig
-from aimbench.baselines.gals import GuidedView
+from aimbench.baselines.erm import ERMConfig
+from aimbench.baselines.gals import GuidedERM, GuidedView
 from aimbench.train.api import Batch, Classifier, Loss, Progress, Regime, register_method
 
 
@@ -26,7 +26,7 @@ class RRRConfig(ERMConfig):
     regime=Regime(train="masks", select="class"),
     source="Ross, Hughes, Doshi-Velez, IJCAI 2017, arXiv 1703.03717, eq. 1",
 )
-class RRR(ERM):
+class RRR(GuidedERM):
     """Squared gradient of the log probabilities penalised outside the ground-truth mask or boxes."""
 
     Config = RRRConfig
