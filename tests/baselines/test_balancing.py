@@ -60,10 +60,10 @@ def test_subsets_are_balanced(method: str, column: str, experiment: Callable[...
 def test_a_method_that_is_undefined_says_so_before_anything_is_built(
     method: str, experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def minorities_emptied(self: Any, split: str) -> list[int]:
+    def minorities_emptied(dataset: Any, split: str) -> list[int]:
         return [90, 0, 0, 102]
 
-    monkeypatch.setattr("aimbench.train.experiment.Experiment._split_counts", minorities_emptied)
+    monkeypatch.setattr("aimbench.train.experiment.group_counts", minorities_emptied)
     monkeypatch.setattr("aimbench.train.experiment.create_pyramid", lambda name: pytest.fail("built a backbone"))
     reason = {
         "subg": "groups 'landbird on water', 'waterbird on land' are without samples in train",
