@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("AIMBENCH_DATA", "data")))
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     load = os.getloadavg()
@@ -32,6 +32,7 @@ def main() -> None:
             "features, later runs": lambda: run(options, loader="indexed", forget=False),
         },
         options.repeats,
+        warm_up=False,
     )
     where = f"{options.epochs} epochs on frozen features against images, {options.backbone} at {options.size} px"
     rows = [

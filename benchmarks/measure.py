@@ -18,13 +18,21 @@ FOLDER = Path(__file__).resolve().parent
 QUIET_LOAD = 1.0
 
 
-def alternate(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each side, ``repeats`` times in turn after one unmeasured turn, so that a slow minute hits both."""
+def alternate(
+    sides: Mapping[str, Callable[[], float]], repeats: int, *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each side, ``repeats`` times in turn, so that a slow minute hits both.
+
+    Args:
+        sides: by name, what to run; each returns its seconds.
+        repeats: turns that count.
+        warm_up: begin with a turn that does not count; long runs need none.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
+    for turn in range(repeats + warm_up):
         for name, measure in sides.items():
             value = measure()
-            if turn:
+            if turn >= warm_up:
                 seconds[name].append(value)
     return seconds
 
@@ -86,6 +94,7 @@ def table() -> str:
         "Written by `python benchmarks/measure.py` from `results/`. Each script measures its sides in turn, in one",
         "run; a ratio is the median over the turns of the ratio within a turn. A figure marked *busy* was measured",
         "while other programs used the cores: sides suffer alike, but take it as rough. Nothing was measured on a GPU.",
+        "The loader's seconds are processor time of one thread. A script without a line here has no committed figures.",
         "",
         "| script | what | ratio | goal | medians | |",
         "|---|---|---|---|---|---|",

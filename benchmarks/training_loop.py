@@ -22,25 +22,26 @@ def main() -> None:
     parser.add_argument("--dataset", default="waterbirds@mini")
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("AIMBENCH_DATA", "data")))
+    parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     load = os.getloadavg()
     rows = []
-    for train, size in (("all", 96), ("head", 96)):
+    for train in ("all", "head"):
         with tempfile.TemporaryDirectory() as folder:
             seconds = alternate(
                 {
-                    "bare loop": lambda: bare(options, Path(folder), train, size),  # noqa: B023
-                    "aimbench": lambda: ours(options, Path(folder), train, size),  # noqa: B023
+                    "bare loop": lambda: bare(options, Path(folder), train),  # noqa: B023
+                    "aimbench": lambda: ours(options, Path(folder), train),  # noqa: B023
                 },
                 options.repeats,
             )
-        what = f"training, {options.backbone} at {size} px, {train} trained, against a bare loop"
+        what = f"training, {options.backbone} at {options.size} px, {train} trained, against a bare loop"
         rows.append(row(what, seconds, "bare loop", "aimbench", 0.97))
     write("training_loop", rows, load)
 
 
-def experiment(options: argparse.Namespace, folder: Path, train: str, size: int) -> Experiment:
+def experiment(options: argparse.Namespace, folder: Path, train: str) -> Experiment:
     with tempfile.TemporaryDirectory(dir=folder) as runs:
         return Experiment(
             Request(
@@ -51,22 +52,22 @@ def experiment(options: argparse.Namespace, folder: Path, train: str, size: int)
                 seed=0,
                 data_root=options.data,
                 runs_root=Path(runs),
-                training={"train": train, "epochs": 1, "batch_size": 32, "image_size": size},
+                training={"train": train, "epochs": 1, "batch_size": 32, "image_size": options.size},
             )
         )
 
 
-def ours(options: argparse.Namespace, folder: Path, train: str, size: int) -> float:
+def ours(options: argparse.Namespace, folder: Path, train: str) -> float:
     """Seconds of the training steps of one epoch, batches included, evaluation not."""
-    trainer = experiment(options, folder, train, size).trainer()
-    len(trainer.data.training())  # decodes, or computes the features: what later epochs find done
+    trainer = experiment(options, folder, train).trainer()
+    len(trainer.data.training(augment=False))  # decodes, or computes the features: what later epochs find done
     trainer.fit()
     return trainer.clock.seconds
 
 
-def bare(options: argparse.Namespace, folder: Path, train: str, size: int) -> float:
-    trainer = experiment(options, folder, train, size).trainer()
-    source = trainer.data.training()
+def bare(options: argparse.Namespace, folder: Path, train: str) -> float:
+    trainer = experiment(options, folder, train).trainer()
+    source = trainer.data.training(augment=False)
     model = trainer.model
     model.train()
     if train == "head":
@@ -75,10 +76,9 @@ def bare(options: argparse.Namespace, folder: Path, train: str, size: int) -> fl
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)
     started = time.perf_counter()
     for batch in source.epoch(epoch_order(len(source), 0), 0):
-        if batch.image is not None:
-            batch = batch.to(torch.device("cpu"), channels_last=True)
+        loaded = batch.to(torch.device("cpu"), channels_last=True)
         optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(batch).logits, batch.label)
+        loss = F.cross_entropy(model(loaded).logits, loaded.label)
         loss.backward()
         optimizer.step()
     return time.perf_counter() - started
