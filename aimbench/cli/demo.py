@@ -22,8 +22,9 @@ def demo(
     from aimbench.results.store import Store, parquet_name
     from aimbench.results.tables import make_tables
     from aimbench.train.experiment import Experiment, Request
-    from aimbench.train.explain import choose_positions, draw, explain_samples, open_run
+    from aimbench.train.explain import choose_positions, explain_samples, open_run
     from aimbench.train.progress import Reporter
+    from aimbench.train.side_by_side import draw_compared
 
     reporter = Reporter()
     store = Store(out / "results")
@@ -55,5 +56,5 @@ def demo(
         experiment, trainer = open_run(record_id, data_root=out / "data", runs_root=out / "runs")
         positions = choose_positions(experiment.dataset.split("test").group, per_group=1, max_groups=8)
         explained[method] = explain_samples(experiment, trainer, "test", positions)
-    picture = draw(explained["aim"], out / "demo.png", extra={"ERM": explained["erm"]})
+    picture = draw_compared(explained, out / "demo.png")
     typer.echo(f"picture: {picture}")

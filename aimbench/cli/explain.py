@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def explain(
-    run: Annotated[str, typer.Argument(help="Record id (or its beginning) of a run whose checkpoint is on disk.")],
+    run: Annotated[
+        list[str],
+        typer.Argument(help="Record id (or its beginning) of a run whose checkpoint is on disk; several are compared."),
+    ],
     image: Annotated[list[Path] | None, typer.Option(help="Photographs to explain; else samples of a split.")] = None,
     split: Annotated[str, typer.Option(help="Split to draw samples from.")] = "test",
     per_group: Annotated[int, typer.Option(help="Samples of each group.")] = 3,
@@ -28,12 +31,32 @@ def explain(
     results: ResultsRoot = None,
     cards: Cards = None,
 ) -> None:
-    """Draw image, ground truth, the method's own mask, GradCAM and input x gradient side by side."""
-    from aimbench import paths
-    from aimbench.train.explain import draw_run
+    """Draw image, ground truth, the method's own mask, GradCAM and input x gradient side by side.
 
+    Several runs are drawn on the same photographs, each with its mask and GradCAM: one PNG for each group.
+    """
+    from aimbench import paths
+    from aimbench.errors import ConfigError
+    from aimbench.train.explain import draw_run
+    from aimbench.train.side_by_side import draw_runs
+
+    if len(run) > 1:
+        if image or by_epg:
+            raise ConfigError("--image and --by-epg explain one run; leave them out to compare runs on a split")
+        for drawn in draw_runs(
+            run,
+            data_root=paths.data_root(data),
+            runs_root=paths.runs_root(runs),
+            cards=cards,
+            split=split,
+            per_group=per_group,
+            max_groups=max_groups,
+            out=out,
+        ):
+            typer.echo(drawn)
+        return
     path = draw_run(
-        run,
+        run[0],
         data_root=paths.data_root(data),
         runs_root=paths.runs_root(runs),
         cards=cards,
@@ -42,7 +65,7 @@ def explain(
         per_group=per_group,
         max_groups=max_groups,
         out=out,
-        epg=None if by_epg is None else _saved_epg(paths.results_root(results), run, split, by_epg),
+        epg=None if by_epg is None else _saved_epg(paths.results_root(results), run[0], split, by_epg),
     )
     typer.echo(path)
 

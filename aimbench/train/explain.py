@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,10 @@ from aimbench.train.experiment import Experiment, Request
 from aimbench.train.loop import Trainer
 from aimbench.train.progress import Reporter
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 COLUMNS = {
     "mask": "own mask",
     "gradcam": "GradCAM",
@@ -40,6 +45,7 @@ class Explained:
 
     Attributes:
         title: what to write above the photograph.
+        predicted: name of the predicted class.
         image: ``(H, W, 3)`` in [0, 1], as the network saw it.
         region: ``(H, W)`` ground truth in {0, 1}, or None.
         maps: attributions by name, ``(H, W)`` in [0, 1], upsampled to the image.
@@ -48,6 +54,7 @@ class Explained:
     """
 
     title: str
+    predicted: str
     image: npt.NDArray[np.float32]
     region: npt.NDArray[np.float32] | None
     maps: dict[str, npt.NDArray[np.float32]]
@@ -141,36 +148,51 @@ def extreme_positions(
     return chosen
 
 
-def draw(rows: Sequence[Explained], out: Path, *, extra: dict[str, Sequence[Explained]] | None = None) -> Path:
-    """Draws one row a photograph.
-
-    Args:
-        rows: of one run.
-        out: PNG to write.
-        extra: the same photographs under other runs, by name: each adds a GradCAM column.
-    """
+def draw(rows: Sequence[Explained], out: Path) -> Path:
+    """Draws one row a photograph of one run into a PNG."""
     from matplotlib.figure import Figure
 
     names = [name for name in COLUMNS if name in rows[0].maps]
-    others = extra or {}
-    width = 2 + len(names) + len(others)
+    width = 2 + len(names)
     figure = Figure(figsize=(2.1 * width, 2.25 * len(rows)), layout="constrained")
     axes = np.array(figure.subplots(len(rows), width)).reshape(len(rows), width)
-    for number, (row, line) in enumerate(zip(rows, axes, strict=True)):
+    for row, line in zip(rows, axes, strict=True):
         line[0].imshow(row.image)
-        line[0].set_title(row.title, fontsize=7, color="black" if row.correct is None or row.correct else "firebrick")
-        line[1].imshow(row.image)
-        line[1].set_title("ground truth", fontsize=7)
-        if row.region is not None:
-            line[1].contour(row.region, levels=[0.5], colors="yellow", linewidths=1.2)
-        panels = [(COLUMNS[name], row, name) for name in names]
-        panels += [(f"GradCAM, {other}", explained[number], "gradcam") for other, explained in others.items()]
-        for axis, (title, explained, name) in zip(line[2:], panels, strict=True):
-            axis.imshow(explained.image)
-            axis.imshow(explained.maps[name], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
-            score = f"  EPG {explained.epg[name]:.2f}" if name in explained.epg else ""
-            axis.set_title(title + score, fontsize=7)
-    for axis in axes.flat:
+        line[0].set_title(f"{row.title}\npredicted {row.predicted}", fontsize=7, color=title_colour(row))
+        draw_truth(line[1], row)
+        for axis, name in zip(line[2:], names, strict=True):
+            draw_map(axis, row, name)
+            axis.set_title(COLUMNS[name] + epg_words(row, name), fontsize=7)
+    return save(figure, out)
+
+
+def draw_truth(axis: "Axes", row: Explained) -> None:
+    """The photograph with the outline of its ground truth, where there is one."""
+    axis.imshow(row.image)
+    axis.set_title("ground truth", fontsize=7)
+    if row.region is not None:
+        axis.contour(row.region, levels=[0.5], colors="yellow", linewidths=1.2)
+
+
+def draw_map(axis: "Axes", row: Explained, name: str) -> None:
+    """One attribution over its photograph."""
+    axis.imshow(row.image)
+    axis.imshow(row.maps[name], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+
+
+def epg_words(row: Explained, name: str) -> str:
+    """The EPG of a map for its title; empty without ground truth."""
+    return f"  EPG {row.epg[name]:.2f}" if name in row.epg else ""
+
+
+def title_colour(row: Explained) -> str:
+    """Red over a wrong prediction."""
+    return "black" if row.correct is None or row.correct else "firebrick"
+
+
+def save(figure: "Figure", out: Path) -> Path:
+    """Writes a figure whose axes carry pictures alone."""
+    for axis in figure.axes:
         axis.set_axis_off()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
@@ -241,7 +263,8 @@ def _explain(
                 epg[name] = float(score[0])
         result.append(
             Explained(
-                title=f"{groups[i]}\n{item.key[:26]}\npredicted {classes[int(predicted[i])]}",
+                title=f"{groups[i]}\n{item.key[:26]}",
+                predicted=classes[int(predicted[i])],
                 image=(image[i].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(),
                 region=region[i, 0].cpu().numpy() if has_truth else None,
                 maps=maps,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from aimbench.methods.aim.config import AIMConfig
 from aimbench.methods.aim.loss import aim_loss, temperature
 from aimbench.methods.aim.model import AIMHead
+from aimbench.methods.aim.presets import PRESETS
 from aimbench.train.api import (
     Batch,
     Classifier,
@@ -25,20 +26,6 @@ from aimbench.train.api import (
     Run,
     register_method,
 )
-
-# AIM[stop_stage, active_area] in the paper's notation, with the choices of the README's table.
-PRESETS = {
-    f"{stage}-{area}{suffix}": {
-        "stop_stage": stage,
-        "active_area": area / 100,
-        "anneal": anneal,
-        "pool": "all",
-        "predict_from": "finest",
-    }
-    for stage in (1, 2, 3)
-    for area in (25, 35)
-    for suffix, anneal in (("", True), ("-flat", False))
-}
 
 
 @register_method(

@@ -13,8 +13,9 @@ from aimbench.methods.aim.branches import energy
 from aimbench.methods.aim.config import AIMConfig
 from aimbench.methods.aim.gumbel import binary_gumbel
 from aimbench.methods.aim.loss import aim_loss, area_loss, target_area, temperature
-from aimbench.methods.aim.method import AIM, PRESETS, TopDownConfig
+from aimbench.methods.aim.method import AIM, TopDownConfig
 from aimbench.methods.aim.model import AIMHead, TopDownStage
+from aimbench.methods.aim.presets import PRESETS
 from aimbench.models.backbones import FeaturePyramid, create_pyramid
 from aimbench.train.api import Output, Progress
 from aimbench.train.registry import get_method

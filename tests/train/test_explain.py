@@ -8,6 +8,7 @@ from PIL import Image
 
 from aimbench.errors import ConfigError
 from aimbench.train.explain import choose_positions, draw_run, explain_samples, extreme_positions, open_run
+from aimbench.train.side_by_side import draw_compared, draw_runs
 
 SLOW = pytest.mark.slow
 
@@ -56,6 +57,33 @@ def test_maps_lie_between_0_and_1_at_the_images_size(
         assert 0 <= values.min() <= values.max() <= 1
     assert row.region is not None
     assert set(np.unique(row.region)) == {0, 1}
+
+
+def test_runs_are_compared_on_the_same_photographs(
+    experiment: Callable[..., Any], mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "aimbench.train.side_by_side.draw_compared", lambda compared, out: drawn.append(compared) or out
+    )
+    erm, aim = trained(experiment, "erm"), trained(experiment, "aim")
+    options: dict[str, Any] = {"data_root": mini_root, "runs_root": tmp_path / "runs", "cards": None, "split": "test"}
+    paths = draw_runs([erm.id, aim.id], per_group=2, max_groups=2, out=tmp_path / "cmp.png", **options)
+    assert len(paths) == len(drawn) == 2
+    assert len({path.name for path in paths}) == 2
+    assert all(path.name.startswith("cmp-") for path in paths)
+    for compared in drawn:
+        assert list(compared) == ["erm", "aim"]
+        assert [row.title for row in compared["erm"]] == [row.title for row in compared["aim"]]
+        assert len({row.title.splitlines()[0] for row in compared["erm"]}) == 1, "one group a picture"
+        assert "mask" in compared["aim"][0].maps
+        assert "mask" not in compared["erm"][0].maps
+    monkeypatch.undo()
+    with Image.open(draw_compared(drawn[0], tmp_path / "one.png")) as picture:
+        assert picture.width > picture.height  # photograph, ERM's GradCAM, AIM's mask and GradCAM; two rows
+    other = trained(experiment, "erm", dataset="travelingbirds@mini")
+    with pytest.raises(ConfigError, match="need the same photographs"):
+        draw_runs([erm.id, other.id], per_group=1, max_groups=1, out=tmp_path / "x.png", **options)
 
 
 def test_positions_are_of_each_group_and_always_the_same() -> None:

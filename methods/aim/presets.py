@@ -1,0 +1,35 @@
+"""AIM's named settings: the paper's ``AIM[stop_stage, active_area]``, and one change at a time from ``AIM[2, 25%]``."""
+
+from typing import Any
+
+_PAPER: dict[str, dict[str, Any]] = {
+    f"{stage}-{area}{suffix}": {
+        "stop_stage": stage,
+        "active_area": area / 100,
+        "anneal": anneal,
+        "pool": "all",
+        "predict_from": "finest",
+    }
+    for stage in (1, 2, 3)
+    for area in (25, 35)
+    for suffix, anneal in (("", True), ("-flat", False))
+}
+
+_CHANGES: dict[str, dict[str, Any]] = {
+    "fused": {"loss_on": "fused"},
+    "active": {"pool": "active"},
+    "coarsest": {"predict_from": "coarsest"},
+    "mean": {"predict_from": "mean"},
+    "image": {"area_over": "image"},
+    "cold": {"temperature": 0.5},
+    "hot": {"temperature": 2.0},
+    "cooling": {"temperature": 2.0, "final_temperature": 0.5},
+    "free": {"area_weight": 0.0},
+    "open": {"masks": "open"},
+    "guided": {"guided": True},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    **_PAPER,
+    **{f"2-25-{name}": {**_PAPER["2-25"], **change} for name, change in _CHANGES.items()},
+}
