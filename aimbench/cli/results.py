@@ -66,6 +66,7 @@ def table(
     out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
 ) -> None:
     """Show results: mean and spread over seeds, one table for each set of comparable runs."""
+    from aimbench.results.index import find_digests
     from aimbench.results.reference import load_references, references_for
     from aimbench.results.render import render_all
     from aimbench.results.store import Store
@@ -73,8 +74,9 @@ def table(
 
     root = results_root(results)
     name, variant = split_variant(dataset, variant)
-    records = Store(root).find(name, variant, method, kind, backbone, selector, regime)
-    tables = [table for table in make_tables(records) if id is None or table.id == id]
+    wanted = {"variant": variant, "method": method, "kind": kind, "backbone": backbone, "selector": selector}
+    runs = find_digests(Store(root), name, wanted, regime)
+    tables = [table for table in make_tables(runs) if id is None or table.id == id]
     if not tables:
         typer.echo(f"no records in {root / 'records'} match; 'aimbench run' makes one", err=True)
         return
@@ -100,15 +102,16 @@ def evidence(
     out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
 ) -> None:
     """Show each method's difference to ERM over paired seeds, and the gap to the oracle mask that it closes."""
-    from aimbench.results.digest import digest
     from aimbench.results.evidence import make_evidence
+    from aimbench.results.index import find_digests
     from aimbench.results.render_evidence import render_evidence
     from aimbench.results.store import Store
     from aimbench.results.tables import make_tables
 
     root = results_root(results)
     name, variant = split_variant(dataset, None)
-    runs = [digest(record) for record in Store(root).find(name, variant, None, kind, backbone, selector)]
+    wanted = {"variant": variant, "kind": kind, "backbone": backbone, "selector": selector}
+    runs = find_digests(Store(root), name, wanted)
     found = [(table, rows) for table in make_tables(runs) if (rows := make_evidence(table, runs))]
     if not found:
         typer.echo(f"no table of the records in {root / 'records'} that match holds 'erm'; run it first", err=True)

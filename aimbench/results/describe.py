@@ -10,7 +10,12 @@ def differing(mappings: Sequence[Mapping[str, Any]]) -> set[str]:
     """Returns the dotted keys whose values are not equal in all of the mappings."""
     flat = [flattened(mapping) for mapping in mappings]
     keys = set(chain.from_iterable(flat))
-    return {key for key in keys if len({json.dumps(f.get(key), sort_keys=True) for f in flat}) > 1}
+    return {key for key in keys if any(_unequal(f.get(key), flat[0].get(key)) for f in flat)}
+
+
+def _unequal(a: Any, b: Any) -> bool:
+    # 1, 1.0 and True are equal to Python, and three different settings.
+    return type(a) is not type(b) or a != b
 
 
 def pick(mapping: Mapping[str, Any], keys: set[str]) -> str:

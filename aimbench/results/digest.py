@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from aimbench.record import EpgScore, Interval, Kind, Record
@@ -80,7 +81,7 @@ class Digest:
         dataset = (self.dataset, self.variant, self.kind, self.fingerprint)
         return (*dataset, self.backbone, self.weights_hash, self.selector)
 
-    @property
+    @cached_property
     def row_key(self) -> tuple[str, ...]:
         """Equal for runs of a table that differ in their seed alone."""
         parts = (self.regime, self.config, self.settings)

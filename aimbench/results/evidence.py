@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aimbench.results.digest import Digest
-from aimbench.results.tables import Row, Table
+from aimbench.results.tables import Row, Table, student
 
 BASELINE = "erm"
 ORACLE = "oracle_mask"
@@ -112,9 +112,7 @@ def _difference(mine: Mapping[int, float], base: Mapping[int, float]) -> Differe
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Difference(mean, 1)
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
+    half = student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Difference(mean, len(values), mean - half, mean + half)
 
 

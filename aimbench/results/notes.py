@@ -46,7 +46,9 @@ def notes(runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, mar
 
 
 def _shared_training(runs: Sequence[Digest]) -> str:
-    training = [{key: value for key, value in run.settings.items() if key != "evaluation"} for run in runs]
+    # Runs by the thousand share a few settings, whose text the row's key holds.
+    distinct = {run.row_key[-1]: run.settings for run in runs}.values()
+    training = [{key: value for key, value in settings.items() if key != "evaluation"} for settings in distinct]
     return pick(training[0], set(flattened(training[0])) - differing(training))
 
 

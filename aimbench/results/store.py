@@ -148,11 +148,8 @@ class Store:
         kind: str | None = None,
         backbone: str | None = None,
         selector: str | None = None,
-        regime: str | None = None,
     ) -> list[Record]:
         """Returns the records that match every given value, sorted by dataset, variant, method and id.
-
-        ``regime`` is the labels that the method trains on, such as ``class`` or ``groups``.
 
         Raises:
             RecordError: If any record of the searched folders is broken.
@@ -165,7 +162,6 @@ class Store:
                 (kind, record.dataset.kind),
                 (backbone, record.backbone.name),
                 (selector, record.selector),
-                (regime, record.method.regime.get("train")),
             ]
             return all(want is None or want == value for want, value in pairs)
 

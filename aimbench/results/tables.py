@@ -12,6 +12,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from aimbench.record import Kind, Record
 from aimbench.results.describe import describe, differing, pick
@@ -126,7 +127,8 @@ def make_cell(runs: Sequence[Digest], key: str) -> Cell | None:
     detail = tuple(name for name, _ in names.most_common()) if key == "worst_group_accuracy" else ()
     if len(scores) == 1:
         return Cell(scores[0].value, 1, scores[0].low, scores[0].high, detail=detail)
-    mean, std = statistics.fmean(s.value for s in scores), statistics.stdev(s.value for s in scores)
+    mean = statistics.fmean([score.value for score in scores])
+    std = math.sqrt(math.fsum([(score.value - mean) ** 2 for score in scores]) / (len(scores) - 1))
     low, high = _interval_over_seeds(scores, mean, std)
     return Cell(mean, len(scores), low, high, std, detail)
 
@@ -137,12 +139,18 @@ def _interval_over_seeds(scores: Sequence[Score], mean: float, std: float) -> tu
     The seeds share their test samples, so that part of the error does not shrink with their number; the other
     part is Student's interval of the mean over seeds. The two are independent and add in quadrature.
     """
+    seeds = student(len(scores) - 1) * std / math.sqrt(len(scores))
+    below = statistics.fmean([score.value - score.low for score in scores])
+    above = statistics.fmean([score.high - score.value for score in scores])
+    return max(0.0, mean - math.hypot(below, seeds)), min(1.0, mean + math.hypot(above, seeds))
+
+
+@cache
+def student(degrees: int) -> float:
+    """Returns the 97.5 % quantile of Student's t."""
     from scipy.special import stdtrit
 
-    seeds = float(stdtrit(len(scores) - 1, 0.975)) * std / math.sqrt(len(scores))
-    below = statistics.fmean(score.value - score.low for score in scores)
-    above = statistics.fmean(score.high - score.value for score in scores)
-    return max(0.0, mean - math.hypot(below, seeds)), min(1.0, mean + math.hypot(above, seeds))
+    return float(stdtrit(degrees, 0.975))
 
 
 def _make_table(runs: list[Digest]) -> Table:
