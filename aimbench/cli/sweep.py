@@ -27,7 +27,7 @@ def sweep(
     slurm: Annotated[
         list[str] | None,
         typer.Option(
-            help="A parameter of the SLURM jobs, key=value; repeatable. timeout_min=240, cpus_per_task=8,"
+            help="A parameter of the SLURM jobs, key=value; repeatable. timeout_min=240 (the default), cpus_per_task=8,"
             " gpus_per_node=1, slurm_partition=NAME, ..."
         ),
     ] = None,

@@ -168,6 +168,8 @@ def cpu_split(workers: int | None, *, on_gpu: bool) -> tuple[int, int]:
         ``(threads, workers)``.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    # A SLURM cluster that binds no processes to cores lets a job see the whole node.
+    cores = min(cores, int(os.environ.get("SLURM_CPUS_ON_NODE", cores)))
     if workers is None:
         # Beside a network on a CPU, decoding keeps a worker busy for a few per cent of the time: not worth a core.
         workers = max(0, cores - 1) if on_gpu else 0

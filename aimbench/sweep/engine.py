@@ -5,7 +5,9 @@ goes on when the same command is given again.
 """
 
 import os
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 import submitit
 import torch
+from submitit.core.utils import FailedJobError
 
 from aimbench.errors import ConfigError
 from aimbench.sweep.jobs import Job, Planner
@@ -21,6 +24,7 @@ from aimbench.sweep.worker import Board, Share, Worker, run_jobs
 
 ExecutorName = Literal["inline", "local", "slurm"]
 _YEAR_MINUTES = 365 * 24 * 60
+_SLURM_MINUTES = 240  # submitit's own default is 5; at the limit a job is queued again and goes on
 
 
 class Executor(Protocol):
@@ -70,7 +74,9 @@ class Local:
                 )
                 share = Share(number, workers, os.getpid(), socket.gethostname())
                 started.append(executor.submit(Worker(), shared, board, share))
-            _wait(started, 0.5, tick)
+            while not all(process.done() for process in started):
+                time.sleep(0.5)
+                tick()
         finally:
             for process in started:
                 if not process.done():
@@ -85,6 +91,7 @@ class Slurm:
         workers: jobs that run at once.
         logs: folder on a file system that all nodes share.
         parameters: of ``submitit.AutoExecutor``, such as ``slurm_partition``.
+        poll_seconds: between two looks at the queue.
     """
 
     workers: int
@@ -93,12 +100,34 @@ class Slurm:
     poll_seconds: float = 15.0
 
     def __call__(self, jobs: Sequence[Job], board: Board, tick: Callable[[], None]) -> None:
-        """Submits one array and waits; jobs go on if this process is stopped."""
+        """Submits one array and waits until none of it is in the queue; jobs go on if this process is stopped.
+
+        Raises:
+            ConfigError: a parameter that submitit or the cluster does not know.
+        """
         executor = submitit.AutoExecutor(folder=self.logs, cluster="slurm")
-        executor.update_parameters(slurm_array_parallelism=self.workers, **self.parameters)
-        with executor.batch():
-            started = [executor.submit(Worker(), [job], board) for job in jobs]
-        _wait(started, self.poll_seconds, tick)
+        parameters = {"name": "aimbench", "timeout_min": _SLURM_MINUTES, **self.parameters}
+        try:
+            executor.update_parameters(slurm_array_parallelism=self.workers, **parameters)
+            with executor.batch():
+                started = [executor.submit(Worker(), [job], board) for job in jobs]
+        except (NameError, TypeError, ValueError, FailedJobError) as error:
+            raise ConfigError(f"SLURM did not take the jobs: {error}; mend --slurm {self.parameters}") from error
+        array = started[0].job_id.partition("_")[0]
+        while _in_slurm_queue(array):
+            time.sleep(self.poll_seconds)
+            tick()
+
+
+def _in_slurm_queue(array: str) -> bool:
+    """Whether any job of the array waits or runs; yes while the controller does not answer.
+
+    Asked of ``squeue`` and not, as submitit does, of ``sacct``: that one knows nothing on a cluster without
+    accounting, where a job that was cancelled would be waited for without end.
+    """
+    command = ["squeue", "--me", "--noheader", "--format=%F"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.returncode != 0 or array in answer.stdout.split()
 
 
 @dataclass(frozen=True)
@@ -189,11 +218,16 @@ def make_executor(
     """The executor of this name; ``workers`` None takes one, or one a GPU.
 
     Raises:
-        ConfigError: more workers than cores, or the platform cannot keep processes on their own cores.
+        ConfigError: more workers than cores, the platform cannot keep processes on their own cores, or no SLURM.
     """
     if name == "inline":
         return Inline()
     if name == "slurm":
+        if shutil.which("sbatch") is None or shutil.which("squeue") is None:
+            raise ConfigError(
+                "sbatch and squeue were not found: give this command on a login node of a SLURM cluster, or use"
+                " --executor local"
+            )
         return Slurm(workers or 16, logs, parameters or {})
     workers = workers or max(1, torch.cuda.device_count())
     if not hasattr(os, "sched_setaffinity"):
@@ -202,9 +236,3 @@ def make_executor(
     if workers > cores:
         raise ConfigError(f"--workers {workers}: this process may use {cores} cores, and a worker needs one of its own")
     return Local(workers, logs)
-
-
-def _wait(started: Sequence["submitit.Job[None]"], seconds: float, tick: Callable[[], None]) -> None:
-    while not all(process.done() for process in started):
-        time.sleep(seconds)
-        tick()
