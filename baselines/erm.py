@@ -33,8 +33,11 @@ class ERM(Method):
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The network's own classifier, anew."""
-        standardize = frozen if self.config.standardize is None else self.config.standardize
-        return LinearHead(pyramid, num_classes, standardize=standardize)
+        return LinearHead(pyramid, num_classes, standardize=self.standardizes(frozen=frozen))
+
+    def standardizes(self, *, frozen: bool) -> bool:
+        """Whether the head standardises what it reads."""
+        return frozen if self.config.standardize is None else bool(self.config.standardize)
 
     def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
         """Mean cross-entropy."""

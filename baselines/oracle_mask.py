@@ -4,30 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aimbench.train.api import (
-    STAGES,
-    Batch,
-    Classifier,
-    FeaturePyramid,
-    Head,
-    Loss,
-    Method,
-    MethodConfig,
-    Output,
-    Progress,
-    Regime,
-    Standardize,
-    register_method,
-)
+from aimbench.baselines.erm import ERM, ERMConfig
+from aimbench.train.api import STAGES, FeaturePyramid, Head, Output, Regime, Standardize, register_method
 
 
-class OracleMaskConfig(MethodConfig):
+class OracleMaskConfig(ERMConfig):
     """Settings of the oracle."""
 
     inverse: bool = False
     """Pool outside the object instead: what the background alone, and the receptive field's leak, can do."""
-    standardize: bool | None = None
-    """Standardise the pooled features. None: yes if the backbone is frozen."""
 
 
 class MaskedPoolHead(Head):
@@ -60,16 +45,12 @@ class MaskedPoolHead(Head):
     regime=Regime(train="masks", select="class"),
     source="aimbench: reference, the ceiling of methods that mask features",
 )
-class OracleMask(Method):
+class OracleMask(ERM):
     """ERM on features pooled inside the ground-truth mask, in training and at test time."""
 
     Config = OracleMaskConfig
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """Masked pooling and a linear layer."""
-        standardize = frozen if self.config.standardize is None else self.config.standardize
+        standardize = self.standardizes(frozen=frozen)
         return MaskedPoolHead(pyramid, num_classes, inverse=self.config.inverse, standardize=standardize)
-
-    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
-        """Mean cross-entropy."""
-        return F.cross_entropy(model(batch).logits, batch.label)

@@ -1,30 +1,9 @@
 """Selective convolutional descriptor aggregation: a mask that is computed, not learned. A control for learned masks."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from aimbench.train.api import (
-    STAGES,
-    Batch,
-    Classifier,
-    FeaturePyramid,
-    Head,
-    Loss,
-    Method,
-    MethodConfig,
-    Output,
-    Progress,
-    Regime,
-    Standardize,
-    register_method,
-)
-
-
-class SCDAConfig(MethodConfig):
-    """Settings of SCDA."""
-
-    standardize: bool | None = None
-    """Standardise the pooled features. None: yes if the backbone is frozen."""
+from aimbench.baselines.erm import ERM
+from aimbench.train.api import STAGES, FeaturePyramid, Head, Output, Regime, Standardize, register_method
 
 
 class SelectedPoolHead(Head):
@@ -56,19 +35,12 @@ class SelectedPoolHead(Head):
     regime=Regime(train="class", select="class"),
     source="Wei, Luo, Wu, Zhou, IEEE TIP 2017, arXiv 1604.04994",
 )
-class SCDA(Method):
+class SCDA(ERM):
     """ERM on the positions where the backbone responds most: what a mask brings before anything is learned."""
-
-    Config = SCDAConfig
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """Selected pooling and a linear layer."""
-        standardize = frozen if self.config.standardize is None else self.config.standardize
-        return SelectedPoolHead(pyramid, num_classes, standardize=standardize)
-
-    def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
-        """Mean cross-entropy."""
-        return F.cross_entropy(model(batch).logits, batch.label)
+        return SelectedPoolHead(pyramid, num_classes, standardize=self.standardizes(frozen=frozen))
 
     def explain(self, output: Output) -> Tensor | None:
         """The selected positions."""
