@@ -1,5 +1,8 @@
 """Empirical risk minimisation: the mean cross-entropy over the training set."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from torch.nn import functional as F
 
 from aimbench.train.api import (
@@ -30,6 +33,7 @@ class ERM(Method):
     """Ordinary training: the network's own pooled embedding, a linear layer, cross-entropy."""
 
     Config = ERMConfig
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}  # chosen by plans/evidence_waterbirds.yaml
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The network's own classifier, anew."""

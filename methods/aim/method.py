@@ -1,8 +1,8 @@
 """AIM as the harness sees it, and its control without masks."""
 
 import math
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -37,6 +37,7 @@ class AIM(Method):
     """Self-supervised top-down feature masking: the network chooses where to look before it classifies."""
 
     Config = AIMConfig
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}  # chosen by plans/evidence_waterbirds.yaml
     presets = PRESETS
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
@@ -87,6 +88,7 @@ class TopDown(AIM):
     """AIM's top-down path with every mask open: what the extra layers bring without masking."""
 
     Config = TopDownConfig
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-3}
 
 
 class AIMPlusConfig(AIMConfig):
