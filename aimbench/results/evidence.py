@@ -2,7 +2,7 @@
 
 Gap closed = (method - ERM) / (oracle mask - ERM). The oracle pools the same backbone's features inside the
 ground-truth mask: the ceiling of anything that masks features. Runs are paired by seed, and a row is compared
-only with an ERM and an oracle of its own settings.
+with the ERM and the oracle of its own training settings, or with the only ones where trials chose the rates of each.
 """
 
 import math
@@ -15,6 +15,7 @@ from aimbench.results.tables import Row, Table, student
 
 BASELINE = "erm"
 ORACLE = "oracle_mask"
+_TUNED = ("lr", "backbone_lr", "weight_decay", "evaluation.epg_samples")
 _METRICS = ("accuracy", "worst_group_accuracy", "epg_gradcam", "epg_input_x_gradient")
 
 
@@ -73,8 +74,7 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
         for row, of_row in sorted(members, key=lambda member: member[0].method != BASELINE):
             if metric not in row.cells:
                 continue
-            erm = _reference([runs for r, runs in members if r.settings == row.settings], BASELINE)
-            oracle = _reference([runs for r, runs in members if r.settings == row.settings], ORACLE)
+            erm, oracle = (_reference(members, row, method) for method in (BASELINE, ORACLE))
             mine, base, ceiling = (_by_seed(group, metric) for group in (of_row, erm, oracle))
             if of_row is erm:
                 found.append(Evidence(row, metric, titles[metric], difference=None, gap_closed=None))
@@ -93,12 +93,22 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
     return found
 
 
-def _reference(groups: Sequence[list[Digest]], method: str) -> list[Digest]:
-    """Returns the runs of a method; none if it was not run, or in several configurations."""
+def _reference(members: Sequence[tuple[Row, list[Digest]]], row: Row, method: str) -> list[Digest]:
+    """Returns the runs of a method that ``row`` is held against; none if it was not run, or nobody can tell which.
+
+    Those of the row's own settings or, where trials chose the rates of each method, the only ones that differ in
+    nothing else.
+    """
     # The inverse of the oracle, which pools outside the object, is no ceiling.
-    named = [runs for runs in groups if runs[0].method == method and not runs[0].config.get("inverse")]
-    # Two configurations of ERM would make two differences: which one is meant, nobody can tell.
-    return named[0] if len(named) == 1 else []
+    named = [(r, runs) for r, runs in members if r.method == method and not runs[0].config.get("inverse")]
+    same = [runs for r, runs in named if r.settings == row.settings]
+    alike = [runs for r, runs in named if _untuned(r) == _untuned(row)]
+    return next((candidates[0] for candidates in (same, alike) if len(candidates) == 1), [])
+
+
+def _untuned(row: Row) -> list[str]:
+    """The settings of a row that trials do not choose for each method alone."""
+    return [setting for setting in row.settings.split(", ") if setting.split("=")[0] not in _TUNED]
 
 
 def _by_seed(runs: Sequence[Digest], metric: str) -> dict[int, float]:

@@ -118,3 +118,11 @@ def test_the_command_shows_it_in_every_format(records, tmp_path):
     assert len(json.loads(run("--format", "json"))) == len(rows)
     assert run("--format", "latex").count(r"\toprule") == 2
     assert "holds 'erm'" in CliRunner().invoke(app, ["evidence", "--results", str(tmp_path / "none")]).stderr
+
+
+def test_a_row_whose_rate_trials_chose_is_compared(records, make_record, make_metrics):
+    other = make_record(method="jtt", training={"lr": 0.5, "epochs": 3}, metrics={"test": make_metrics(wga=0.9)})
+    rate = {"lr": 0.1, "epochs": 3}
+    tuned = [record.model_copy(update={"training": rate}) for record in records]
+    jtt = next(e for (method, _), e in evidence_of([*tuned, other]).items() if method == "jtt")
+    assert jtt.difference is not None
