@@ -67,6 +67,9 @@ def run(
         int | None, typer.Option(help="Processes that decode images.", show_default="0 on a CPU, else cores - 1")
     ] = None,
     cache_gb: Annotated[float, typer.Option(help="Memory for decoded photographs, GB.")] = 4.0,
+    log: Annotated[
+        str | None, typer.Option(help="Live view: tensorboard or wandb, both extras.", show_default="none")
+    ] = None,
     data: DataRoot = None,
     runs: RunsRoot = None,
     results: ResultsRoot = None,
@@ -125,6 +128,7 @@ def run(
             workers=workers,
             cache_gb=cache_gb,
             accelerator=device,
+            log=log,
         ),
         reporter,
     )

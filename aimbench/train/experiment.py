@@ -35,6 +35,7 @@ from aimbench.train.attributions import DEFAULT, check_attributions
 from aimbench.train.config import TrainConfig
 from aimbench.train.environment import code_info, environment, peak_memory_mb
 from aimbench.train.evaluate import Looked, look
+from aimbench.train.live import make_loggers
 from aimbench.train.loop import Trainer
 from aimbench.train.method import Method
 from aimbench.train.predictions import Predictions
@@ -56,6 +57,7 @@ class Request:
         attributions: that EPG is computed of, beside the method's own map.
         workers: loader processes; None chooses by the cores.
         cache_gb: memory that decoded photographs may take.
+        log: a live view, ``tensorboard`` or ``wandb``; None for the terminal alone.
     """
 
     method: str
@@ -75,6 +77,7 @@ class Request:
     workers: int | None = None
     cache_gb: float = 4.0
     accelerator: str = "auto"
+    log: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,13 @@ class Experiment:
         """Trains (or goes on), evaluates, and returns the record."""
         started = time.perf_counter()
         trainer = self.trainer()
-        trainer.fit()
+        status = "failed"
+        try:
+            trainer.fit()
+            status = "success"
+        finally:
+            for logger in trainer.fabric.loggers:
+                logger.finalize(status)
         predictions = trainer.final_predictions()
         looked = self._look(trainer)
         seconds = trainer.earlier_seconds + time.perf_counter() - started
@@ -156,7 +165,10 @@ class Experiment:
 
     def trainer(self) -> Trainer:
         """The training loop of this experiment, with its model built."""
-        fabric = Fabric(accelerator=self.request.accelerator, devices=1, precision=self.config.precision)
+        loggers = make_loggers(self.request.log, self.folder, self.id)
+        fabric = Fabric(
+            accelerator=self.request.accelerator, devices=1, precision=self.config.precision, loggers=loggers
+        )
         pixels = self.config.augment or self.method.needs_images or self.config.loader == "stream"
         frozen = self.config.train == "head" and not pixels
         on_gpu = fabric.device.type != "cpu"

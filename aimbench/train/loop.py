@@ -337,6 +337,12 @@ class Trainer:
         logged = {k: v for k, v in self.clock.log[-1].items() if isinstance(v, float) and not k.startswith("val ")}
         shown = "  ".join(f"{name} {value:.3f}" for name, value in logged.items())
         val = scores[-1].val
+        self.fabric.log_dict(
+            {**{f"train/{k}": v for k, v in logged.items()}, **{f"val/{k}": v for k, v in val.items()}},
+            step=len(self.clock.log),
+        )
+        for logger in self.fabric.loggers:
+            logger.save()
         self.reporter.line(
             f"{phase.name} {epoch + 1}/{epochs}  {shown}  val accuracy {val['accuracy']:.3f}"
             f"  worst group {val['worst_group_accuracy']:.3f}"
