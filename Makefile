@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all lint types contracts format clean
+.PHONY: install demo test test-all test-gpu lint types contracts format clean
 
 install: $(VENV)/.installed
 
@@ -20,6 +20,10 @@ test: lint types contracts install
 
 test-all: lint types contracts install
 	$(BIN)/python -m pytest
+
+# Only the tests that need a CUDA GPU; without one they are skipped with that reason.
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu -rs
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Times AIM[2, 25%] against ERM side by side: a training step of the whole network, and inference. On the CPU.
+"""Times AIM[2, 25%] against ERM side by side: a training step of the whole network, and inference.
 
 The two take turns, so that what else the machine does hits both; the ratio is the median over turns of the two times of
 one turn. Time is wall time; with one thread the processor's own time is shown too, which other processes disturb less.
@@ -35,13 +35,14 @@ WARM_UP = 2
 class Side:
     """One method's model, with its optimiser."""
 
-    def __init__(self, method: str, backbone: str) -> None:
+    def __init__(self, method: str, backbone: str, device: torch.device) -> None:
         torch.manual_seed(0)
         cls = get_method(method)
         self.method = cls(cls.configure({}, PRESETS[method]))
         pyramid = create_pyramid(backbone)
         head = self.method.build(pyramid, CLASSES, frozen=False)
-        self.model = Classifier(pyramid, head).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = Classifier(pyramid, head).to(device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         set_trainable(self.model, "all")
         self.optimiser = make_optimizer(self.model, TrainConfig(train="all"), self.method.learning_rates())
 
@@ -62,6 +63,8 @@ class Side:
 def timed(work: Callable[[], None]) -> tuple[float, float]:
     wall, processor = time.perf_counter(), time.process_time()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # kernels run on behind the call
     return time.perf_counter() - wall, time.process_time() - processor
 
 
@@ -87,25 +90,28 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--append", type=Path, help="a .jsonl file to add the result to")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(options.batch_size, 3, 224, 224, generator=generator)
+    device = torch.device(options.device)
     batch = Batch(
         torch.arange(options.batch_size),
         torch.randint(CLASSES, (options.batch_size,), generator=generator),
-        image=image.contiguous(memory_format=torch.channels_last),
-    )
-    sides = {name: Side(name, options.backbone) for name in PRESETS}
+        image=image,
+    ).to(device, channels_last=True)
+    sides = {name: Side(name, options.backbone, device) for name in PRESETS}
     result = {
         "backbone": options.backbone,
+        "device": options.device,
         "batch_size": options.batch_size,
         "threads": options.threads,
         "turns": options.turns,
         "inference": compare({n: lambda s=s: s.infer(batch) for n, s in sides.items()}, options.turns),
         "training step": compare({n: lambda s=s: s.train_step(batch) for n, s in sides.items()}, options.turns),
-        "environment": environment(torch.device("cpu"), options.threads),
+        "environment": environment(device, options.threads),
     }
     print(json.dumps(result, indent=1))
     if options.append:
@@ -119,16 +125,17 @@ def write_table(results: Path) -> None:
     lines = [
         "# A step and inference of AIM[2, 25%] beside ERM's",
         "",
-        "Written by `benchmarks/aim_vs_erm.py`, whose head says how it measures. 224 px, whole network trained, CPU.",
+        "Written by `benchmarks/aim_vs_erm.py`, whose head says how it measures. 224 px, whole network trained.",
         f"Goals for ConvNeXt-T: step {GOALS['training step']:.2f}, inference {GOALS['inference']:.2f}.",
         "",
-        "| backbone | batch | threads | turns | what | ERM s | AIM s | ratio, wall | ratio, processor |",
-        "|---|---:|---:|---:|---|---:|---:|---:|---:|",
+        "| backbone | device | batch | threads | turns | what | ERM s | AIM s | ratio, wall | ratio, processor |",
+        "|---|---|---:|---:|---:|---|---:|---:|---:|---:|",
     ]
     for text in results.read_text(encoding="utf-8").splitlines():
         run = json.loads(text)
         lines += [
-            f"| {run['backbone']} | {run['batch_size']} | {run['threads']} | {run['turns']} | {what}"
+            f"| {run['backbone']} | {run.get('device', 'cpu')} | {run['batch_size']}"
+            f" | {run['threads']} | {run['turns']} | {what}"
             f" | {run[what]['erm s']:.2f} | {run[what]['aim s']:.2f} | {run[what]['ratio']:.3f}"
             f" | {run[what]['ratio of processor time']:.3f} |"
             for what in GOALS
