@@ -27,6 +27,7 @@ class CRT(ERM):
     """Backbone of an ERM model kept, a new last layer trained with class-balanced sampling."""
 
     Config = CRTConfig
+    splits_batches = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """ERM; then a new head on the frozen backbone, every class drawn equally often."""

@@ -34,6 +34,7 @@ class ERM(Method):
 
     Config = ERMConfig
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}  # chosen by plans/evidence_waterbirds.yaml
+    splits_batches = True
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The network's own classifier, anew."""

@@ -22,6 +22,7 @@ from aimbench.train.api import (
     Progress,
     Regime,
     Run,
+    batch_sum,
     inverse_frequency,
     register_method,
 )
@@ -47,6 +48,7 @@ class GroupDRO(ERM):
     """Minimises the worst group's loss with exponentially updated group weights."""
 
     Config = GroupDROConfig
+    splits_batches = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase; the group weights start equal over the groups that have samples."""
@@ -70,9 +72,9 @@ class GroupDRO(ERM):
 
 
 def mean_by_group(losses: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """Means ``(G,)`` of ``losses`` ``(N,)`` over the samples of each group; 0 for a group without any."""
+    """Means ``(G,)`` of ``losses`` ``(N,)`` over the whole batch's samples of each group; 0 for a group without any."""
     member = F.one_hot(group, num_groups).to(losses.dtype)
-    means: Tensor = (losses @ member) / member.sum(dim=0).clamp(min=1)
+    means: Tensor = batch_sum(losses @ member) / batch_sum(member.sum(dim=0)).clamp(min=1)
     return means
 
 

@@ -33,6 +33,7 @@ class JTT(ERM):
     """ERM twice: the second time, what the first misclassified in training is seen more often."""
 
     Config = JTTConfig
+    splits_batches = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """Identify the errors, then train from the start with them repeated."""

@@ -14,6 +14,8 @@ from aimbench.train.api import Phase, Regime, Run, inverse_frequency, register_m
 class RWG(ERM):
     """ERM on samples drawn with weight 1 / size of their group."""
 
+    splits_batches = True
+
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase with group-balanced draws."""
         yield Phase(weights=inverse_frequency(run.groups))

@@ -14,6 +14,8 @@ from aimbench.train.api import Phase, Regime, Run, inverse_frequency, register_m
 class RWY(ERM):
     """ERM on samples drawn with weight 1 / size of their class."""
 
+    splits_batches = True
+
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase with class-balanced draws."""
         yield Phase(weights=inverse_frequency(run.labels))

@@ -38,6 +38,8 @@ class SelectedPoolHead(Head):
 class SCDA(ERM):
     """ERM on the positions where the backbone responds most: what a mask brings before anything is learned."""
 
+    splits_batches = True
+
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """Selected pooling and a linear layer."""
         return SelectedPoolHead(pyramid, num_classes, standardize=self.standardizes(frozen=frozen))

@@ -14,6 +14,8 @@ from aimbench.train.api import Phase, Regime, Run, balanced_subset, register_met
 class SUBG(ERM):
     """ERM on a group-balanced part of the training set, drawn once."""
 
+    splits_batches = True
+
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase on the part."""
         yield Phase(subset=balanced_subset(run.groups, run.seed))

@@ -14,6 +14,8 @@ from aimbench.train.api import Phase, Regime, Run, balanced_subset, register_met
 class SUBY(ERM):
     """ERM on a class-balanced part of the training set, drawn once."""
 
+    splits_batches = True
+
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase on the part."""
         yield Phase(subset=balanced_subset(run.labels, run.seed))

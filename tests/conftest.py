@@ -33,7 +33,7 @@ def experiment(mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from aimbench.train.experiment import Experiment, Request
 
     # One thread is quickest for networks this small, and a busy machine's threads would wait for each other.
-    monkeypatch.setattr("aimbench.train.experiment.cpu_split", lambda workers, on_gpu: (1, workers or 0))
+    monkeypatch.setattr("aimbench.train.experiment.cpu_split", lambda workers, on_gpu, processes: (1, workers or 0))
 
     def make(method: str = "erm", dataset: str = "waterbirds@mini", **changes: Any) -> Experiment:
         training = {"epochs": 2, "batch_size": 32, "image_size": 64, **changes.pop("training", {})}

@@ -1,6 +1,5 @@
 """``aimbench run``: train a method on a dataset, evaluate it, write its record."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,6 +62,8 @@ def run(
     ] = True,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run again although the record exists.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes on each machine, a device each; they share every batch.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines, started by torchrun or SLURM.")] = 1,
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode images.", show_default="0 on a CPU, else cores - 1")
     ] = None,
@@ -90,6 +91,7 @@ def run(
     parse_dataset(dataset, cards)
 
     from aimbench.train.experiment import Experiment, Request
+    from aimbench.train.processes import is_first_by_environment
     from aimbench.train.progress import Reporter
 
     given = {
@@ -106,7 +108,7 @@ def run(
         "augment": augment,
         "precision": precision,
     }
-    reporter = Reporter()
+    reporter = Reporter(quiet=not is_first_by_environment())
     store = Store(paths.results_root(results))
     store.check_writable()
     experiment = Experiment(
@@ -129,25 +131,22 @@ def run(
             cache_gb=cache_gb,
             accelerator=device,
             log=log,
+            devices=devices,
+            nodes=nodes,
         ),
         reporter,
     )
     if store.exists(experiment.id) and not rerun:
         reporter.line(f"{experiment.id} is recorded already; --rerun runs it again")
         return
-    if experiment.is_started and not (resume and not rerun):
-        _forget(experiment.folder)
-    elif experiment.is_started:
+    fresh = rerun or not resume
+    if experiment.is_started and not fresh:
         reporter.line(f"going on with {experiment.id} from its last checkpoint (--fresh starts over)")
     reporter.line(f"{experiment.id}: {method} on {dataset}, {backbone}, seed {seed}")
-    result = experiment.run()
+    result = experiment.run(fresh=fresh)
+    if not is_first_by_environment():
+        return
     files = {parquet_name(experiment.id, name): content for name, content in result.files.items()}
     path = store.write(result.record, files, replace=rerun)
     reporter.line(headline_text(result.record))
     typer.echo(path)
-
-
-def _forget(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)

@@ -8,6 +8,7 @@ have seen, whatever the number of workers.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from aimbench.data.batch import Batch
 from aimbench.data.dataset import SplitIndex
 from aimbench.data.decode import decode
 from aimbench.data.memory import DecodedCache
+from aimbench.data.ranks import WHOLE, Share
 from aimbench.data.transforms import Transform, TransformConfig
 from aimbench.errors import DataError
 
@@ -100,7 +102,7 @@ class ImageSource:
             dataset,  # type: ignore[arg-type]
             batch_sampler=self._requests,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=partial(_collate, side=dataset.transform.config.image_size),
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             worker_init_fn=_one_thread,
@@ -112,13 +114,19 @@ class ImageSource:
         return len(self.dataset.split)
 
     def epoch(
-        self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False, batch_size: int | None = None
+        self,
+        order: npt.NDArray[np.int64],
+        seed: int,
+        *,
+        drop_last: bool = False,
+        batch_size: int | None = None,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
-        """Batches of the positions in ``order``; ``seed`` (of this epoch) decides the augmentation.
+        """``share`` of each batch of the positions in ``order``; ``seed`` (of this epoch) decides the augmentation.
 
         ``batch_size`` is the source's own unless given.
         """
-        self._requests.set(order, seed, drop_last=drop_last, batch_size=batch_size or self.batch_size)
+        self._requests.set(order, seed, drop_last=drop_last, batch_size=batch_size or self.batch_size, share=share)
         for collated in self._loader:
             if isinstance(collated, DataError):
                 # A new one: an error that this frame also holds would be a cycle, which is freed in an order that
@@ -159,17 +167,23 @@ def epoch_order(
     return generator.choice(positions, size=len(positions), replace=True, p=chosen / chosen.sum())
 
 
-def cpu_split(workers: int | None, *, on_gpu: bool) -> tuple[int, int]:
+def cpu_split(workers: int | None, *, on_gpu: bool, processes: int = 1) -> tuple[int, int]:
     """Trainer threads and loader workers that together never exceed the cores this process may use.
 
     PyTorch's threads spin while they wait: one busy process too many slows a training step 5 to 20 times.
 
+    Args:
+        workers: asked for, of each trainer; None chooses.
+        on_gpu: the network runs there.
+        processes: trainers on this machine, which divide the cores among them.
+
     Returns:
-        ``(threads, workers)``.
+        ``(threads, workers)`` of each trainer.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     # A SLURM cluster that binds no processes to cores lets a job see the whole node.
     cores = min(cores, int(os.environ.get("SLURM_CPUS_ON_NODE", cores)))
+    cores = max(1, cores // processes)
     if workers is None:
         # Beside a network on a CPU, decoding keeps a worker busy for a few per cent of the time: not worth a core.
         workers = max(0, cores - 1) if on_gpu else 0
@@ -183,11 +197,20 @@ class _Requests:
     def __init__(self) -> None:
         self._batches: list[list[Request]] = []
 
-    def set(self, order: Sequence[int] | npt.NDArray[np.int64], seed: int, *, drop_last: bool, batch_size: int) -> None:
+    def set(
+        self,
+        order: Sequence[int] | npt.NDArray[np.int64],
+        seed: int,
+        *,
+        drop_last: bool,
+        batch_size: int,
+        share: Share = WHOLE,
+    ) -> None:
         seeds = np.random.default_rng([seed, 1]).integers(0, 2**62, size=len(order))
         requests = list(zip(map(int, order), map(int, seeds), strict=True))
         end = len(requests) - len(requests) % batch_size if drop_last else len(requests)
-        self._batches = [requests[i : i + batch_size] for i in range(0, end, batch_size)]
+        batches = [requests[i : i + batch_size] for i in range(0, end, batch_size)]
+        self._batches = [batch[share.of_batch(len(batch))] for batch in batches]
 
     def __iter__(self) -> Iterator[list[Request]]:
         return iter(self._batches)
@@ -196,14 +219,14 @@ class _Requests:
         return len(self._batches)
 
 
-def _collate(samples: list["_Sample | DataError"]) -> tuple[Tensor, Tensor, Tensor | None] | DataError:
+def _collate(samples: list["_Sample | DataError"], side: int) -> tuple[Tensor, Tensor, Tensor | None] | DataError:
     whole: list[_Sample] = []
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
         whole.append(sample)
     index = torch.tensor([s.index for s in whole])
-    image = torch.stack([s.image for s in whole])
+    image = torch.stack([s.image for s in whole]) if whole else torch.empty(0, 3, side, side)
     regions = [s.region for s in whole if s.region is not None]
     return index, image, torch.stack(regions) if regions else None
 

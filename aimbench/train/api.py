@@ -11,6 +11,7 @@ from aimbench.train.phase import Fitted, Phase, Progress
 from aimbench.train.predictions import Embeddings, Predictions
 from aimbench.train.registry import register_method
 from aimbench.train.run import Run
+from aimbench.train.whole_batch import batch_mean, batch_sum, uniform_like
 
 __all__ = [
     "STAGES",
@@ -34,6 +35,9 @@ __all__ = [
     "Run",
     "Standardize",
     "balanced_subset",
+    "batch_mean",
+    "batch_sum",
     "inverse_frequency",
     "register_method",
+    "uniform_like",
 ]

@@ -43,10 +43,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """States of torch's random generators on the CPU and on every GPU."""
+    """States of torch's random generators on the CPU and on this process's GPU."""
     return {
         "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -54,4 +54,4 @@ def set_random_state(state: dict[str, Any]) -> None:
     """Restores what ``random_state`` returned."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"][0])

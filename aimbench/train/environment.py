@@ -24,13 +24,15 @@ def code_info() -> CodeInfo:
     return CodeInfo(version=aimbench.__version__, revision=revision, dirty=None if changes is None else changes != "")
 
 
-def environment(device: torch.device, threads: int) -> dict[str, Any]:
-    """Python, packages, processor and device."""
+def environment(device: torch.device, threads: int, devices: int = 1, nodes: int = 1) -> dict[str, Any]:
+    """Python, packages, processor and device; ``devices`` is their number on each of ``nodes`` machines."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "devices": devices,
+        "nodes": nodes,
         "threads": threads,
         "packages": {name: version(name) for name in PACKAGES},
     }

@@ -7,6 +7,7 @@ import numpy as np
 
 from aimbench.data.batch import Batch
 from aimbench.data.loader import epoch_order
+from aimbench.data.ranks import share
 from aimbench.data.stream import StreamSource
 from aimbench.errors import ConfigError
 from aimbench.train.config import TrainConfig
@@ -16,7 +17,10 @@ from aimbench.train.sources import RunData
 
 @dataclass(frozen=True)
 class EpochBatches:
-    """One epoch: its samples, its steps, and the batches themselves."""
+    """One epoch: its samples, its steps, and the batches themselves.
+
+    Samples and steps are those of the run; where several processes share it, each batch is this process's part.
+    """
 
     samples: int
     steps: int
@@ -52,7 +56,7 @@ def epoch_batches(data: RunData, phase: Phase, config: TrainConfig, seed: int) -
             order = epoch_order(len(source), seed, weights=phase.weights, subset=phase.subset)
         size = len(order)
         drop_last = _ends_alone(size, config.batch_size)
-        batches = source.epoch(order, seed, drop_last=drop_last, batch_size=config.batch_size)
+        batches = source.epoch(order, seed, drop_last=drop_last, batch_size=config.batch_size, share=share())
     steps = size // config.batch_size if drop_last else -(-size // config.batch_size)
     return EpochBatches(size, steps, batches)
 

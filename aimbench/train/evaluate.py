@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from aimbench.data.ranks import gather, share
 from aimbench.metrics.epg import centre_gaussian, energy_pointing_game, epg_score, uniform_reference
 from aimbench.metrics.health import MaskHealth
 from aimbench.models.classifier import Classifier
@@ -63,7 +65,9 @@ def look(
     """
     model.eval()
     source = data.photographs(split, BATCH, region=True)
-    order = evaluated_positions(len(source), subset)
+    chosen = evaluated_positions(len(source), subset)
+    mine = share().of_split(len(chosen), BATCH)
+    order = chosen[mine]
     scores: dict[str, list[Tensor]] = {}
     undefined: dict[str, list[Tensor]] = {}
     health = MaskHealth()
@@ -83,11 +87,18 @@ def look(
             health.update(seen.output.masks, region)
             task.advance(len(batch))
     return Looked(
-        index=order,
-        scores={name: torch.cat(parts).numpy() for name, parts in scores.items()},
-        undefined={name: torch.cat(parts).numpy() for name, parts in undefined.items()},
+        index=chosen,
+        scores=_all_rows(mine, scores),
+        undefined=_all_rows(mine, undefined),
         health=health.compute(),
     )
+
+
+def _all_rows(mine: npt.NDArray[np.int64], columns: dict[str, list[Tensor]]) -> dict[str, npt.NDArray[Any]]:
+    """Each column over all processes, in the order of positions; ``mine`` are those of this process's rows."""
+    parts = gather((mine, {name: torch.cat(rows).numpy() for name, rows in columns.items()}))
+    _, first = np.unique(np.concatenate([index for index, _ in parts]), return_index=True)
+    return {name: np.concatenate([part[name] for _, part in parts])[first] for name in columns}
 
 
 def evaluated_positions(size: int, subset: int | None) -> npt.NDArray[np.int64]:

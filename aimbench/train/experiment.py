@@ -1,6 +1,7 @@
 """One experiment from its request to its record: the whole path, read top to bottom."""
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import cpu_split
+from aimbench.data.ranks import by_first, is_first
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import ConfigError, nearest_names
 from aimbench.metrics.health import warnings as health_warnings
@@ -39,6 +40,7 @@ from aimbench.train.live import make_loggers
 from aimbench.train.loop import Trainer
 from aimbench.train.method import Method
 from aimbench.train.predictions import Predictions
+from aimbench.train.processes import check_processes, explains_a_death, start
 from aimbench.train.progress import Reporter
 from aimbench.train.registry import get_method
 from aimbench.train.scoring import dataset_info, evaluation_settings, group_counts, prediction_table, score
@@ -56,8 +58,10 @@ class Request:
         epg_samples: size of the fixed subset that EPG is computed on; None takes all, 0 leaves EPG out.
         attributions: that EPG is computed of, beside the method's own map.
         workers: loader processes; None chooses by the cores.
-        cache_gb: memory that decoded photographs may take.
+        cache_gb: memory that decoded photographs may take, over all processes of a machine.
         log: a live view, ``tensorboard`` or ``wandb``; None for the terminal alone.
+        devices: processes on each of ``nodes`` machines, with a device each; they share every batch. No part
+            of what the run is: its record has the same id.
     """
 
     method: str
@@ -78,6 +82,8 @@ class Request:
     cache_gb: float = 4.0
     accelerator: str = "auto"
     log: str | None = None
+    devices: int = 1
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ class Experiment:
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
         self.method.check(self._group_counts())
         self.config = _train_config({**method_class.training_defaults, **request.training})
+        check_processes(self.method, self.config.loader, request.devices, request.nodes)
         self.selector = request.selector or self.dataset.card.default_selector
         _check_selector(self.selector)
         self.attributions = check_attributions(request.attributions)
@@ -142,10 +149,14 @@ class Experiment:
         """Whether an earlier session left a checkpoint to go on from."""
         return (self.folder / "last.pt").exists()
 
-    def run(self) -> Result:
-        """Trains (or goes on), evaluates, and returns the record."""
+    def run(self, *, fresh: bool = False) -> Result:
+        """Trains (or goes on, unless ``fresh``), evaluates, and returns the record, in every process."""
+        with explains_a_death(self.folder):
+            return self._run(fresh=fresh)
+
+    def _run(self, *, fresh: bool) -> Result:
         started = time.perf_counter()
-        trainer = self.trainer()
+        trainer = self.trainer(fresh=fresh)
         status = "failed"
         try:
             trainer.fit()
@@ -163,16 +174,16 @@ class Experiment:
         }
         return Result(record, files)
 
-    def trainer(self) -> Trainer:
-        """The training loop of this experiment, with its model built."""
-        loggers = make_loggers(self.request.log, self.folder, self.id)
-        fabric = Fabric(
-            accelerator=self.request.accelerator, devices=1, precision=self.config.precision, loggers=loggers
-        )
+    def trainer(self, *, fresh: bool = False) -> Trainer:
+        """The training loop of this experiment, with its model built; ``fresh`` forgets earlier checkpoints."""
+        request = self.request
+        loggers = make_loggers(request.log, self.folder, self.id)
+        fabric = start(request.accelerator, self.config.precision, request.devices, request.nodes, loggers)
+        self.reporter.console.quiet = self.reporter.console.quiet or not is_first()
         pixels = self.config.augment or self.method.needs_images or self.config.loader == "stream"
         frozen = self.config.train == "head" and not pixels
         on_gpu = fabric.device.type != "cpu"
-        threads, workers = cpu_split(self.request.workers, on_gpu=on_gpu)
+        threads, workers = cpu_split(request.workers, on_gpu=on_gpu, processes=request.devices)
         if not on_gpu:
             torch.set_num_threads(threads)
         model = self._build()
@@ -187,13 +198,11 @@ class Experiment:
             stream=self.config.loader == "stream",
             data_root=self.request.data_root,
             workers=workers,
-            cache_bytes=int(self.request.cache_gb * 1e9),
+            cache_bytes=int(request.cache_gb * 1e9 / request.devices),
             device=fabric.device,
             reporter=self.reporter,
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "definition.json").write_text(self.definition.model_dump_json(indent=1))
-        (self.folder / "request.json").write_text(json.dumps(asdict(self.request), default=str, indent=1))
+        by_first(lambda: self._prepare_folder(fresh=fresh))
         return Trainer(
             fabric,
             self.method,
@@ -205,6 +214,13 @@ class Experiment:
             folder=self.folder,
             reporter=self.reporter,
         )
+
+    def _prepare_folder(self, *, fresh: bool) -> None:
+        if fresh and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "definition.json").write_text(self.definition.model_dump_json(indent=1))
+        (self.folder / "request.json").write_text(json.dumps(asdict(self.request), default=str, indent=1))
 
     @property
     def transform(self) -> TransformConfig:
@@ -287,7 +303,9 @@ class Experiment:
             phases=trainer.clock.log,
             cost=self._cost(trainer, seconds),
             code=code_info(),
-            environment=environment(trainer.fabric.device, torch.get_num_threads()),
+            environment=environment(
+                trainer.fabric.device, torch.get_num_threads(), self.request.devices, self.request.nodes
+            ),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

@@ -6,6 +6,8 @@ the transform, so that features are never taken for those of something else.
 
 import hashlib
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from aimbench.data.batch import Batch
 from aimbench.data.dataset import SplitIndex
 from aimbench.data.loader import ImageSource
+from aimbench.data.ranks import WHOLE, Share
 from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import EMBEDDING, STAGES, FeaturePyramid
 from aimbench.models.weights import parameters_hash
@@ -76,7 +79,7 @@ class FeatureCache:
                     block = _array(name, features, pyramid, batch).cpu().numpy()
                     if name not in arrays:
                         arrays[name] = np.lib.format.open_memmap(
-                            self._path(split, name).with_suffix(".partial"),
+                            self._partial(split, name),
                             mode="w+",
                             dtype=block.dtype,
                             shape=(len(source), *block.shape[1:]),
@@ -85,7 +88,7 @@ class FeatureCache:
                 on_progress(len(batch))
         for name, array in arrays.items():
             array.flush()  # type: ignore[attr-defined]
-            self._path(split, name).with_suffix(".partial").replace(self._path(split, name))
+            self._partial(split, name).replace(self._path(split, name))
 
     def embed(self, split: str, pyramid: FeaturePyramid, device: torch.device) -> bool:
         """Computes the embedding of ``split`` from the map on disk that it is made of; False if there is none."""
@@ -99,7 +102,7 @@ class FeatureCache:
                 pyramid.embed([*features, block.to(device)]).float().cpu()
                 for block in torch.split(self.load(split, _name(source)), 64)
             ]
-        partial = self._path(split, _name(EMBEDDING)).with_suffix(".partial")
+        partial = self._partial(split, _name(EMBEDDING))
         with partial.open("wb") as file:
             np.save(file, torch.cat(blocks).numpy())
         partial.replace(self._path(split, _name(EMBEDDING)))
@@ -111,6 +114,10 @@ class FeatureCache:
 
     def _path(self, split: str, name: str) -> Path:
         return self.folder / f"{split}.{name}.npy"
+
+    def _partial(self, split: str, name: str) -> Path:
+        """What this process writes before it is whole; others may compute the same at the same time."""
+        return self.folder / f"{split}.{name}.{socket.gethostname()}-{os.getpid()}.partial"
 
 
 def _name(entry: int) -> str:
@@ -149,13 +156,20 @@ class FeatureSource:
         return len(self._split)
 
     def epoch(
-        self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False, batch_size: int | None = None
+        self,
+        order: npt.NDArray[np.int64],
+        seed: int,
+        *,
+        drop_last: bool = False,
+        batch_size: int | None = None,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
-        """Batches of the positions in ``order``. Nothing is augmented, so ``seed`` changes nothing."""
+        """``share`` of each batch of ``order``. Nothing is augmented, so ``seed`` changes nothing."""
         size = batch_size or self.batch_size
         end = len(order) - len(order) % size if drop_last else len(order)
         for start in range(0, end, size):
-            index = torch.from_numpy(order[start : start + size])
+            batch = order[start : start + size]
+            index = torch.from_numpy(batch[share.of_batch(len(batch))])
             features = [
                 self._features[i][index] if i in self._features else torch.empty(0)
                 for i in range(max(self._features) + 1)

@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from aimbench.data.batch import Batch
+from aimbench.data.ranks import is_first, share, wait
 from aimbench.errors import ConfigError
 from aimbench.metrics.health import summary as health_summary
 from aimbench.metrics.health import warnings as health_warnings
 from aimbench.metrics.selectors import EpochScore, select
 from aimbench.models.classifier import Classifier
+from aimbench.models.global_norm import GlobalBatchNorm, sum_over_processes
 from aimbench.train import checkpoint
 from aimbench.train.config import TrainConfig
 from aimbench.train.epoch_batches import epoch_batches
@@ -30,6 +32,7 @@ from aimbench.train.predictions import Embeddings, Inference, Predictions
 from aimbench.train.progress import Reporter
 from aimbench.train.run import Run
 from aimbench.train.sources import RunData
+from aimbench.train.whole_batch import sharing
 
 
 @dataclass
@@ -176,7 +179,10 @@ class Trainer:
 
     def _fresh(self) -> Classifier:
         torch.manual_seed(_seed(self.seed, 0))
-        model = self._build().to(self.fabric.device)
+        model = self._build()
+        if share().count > 1:
+            GlobalBatchNorm.replace_in(model)
+        model = model.to(self.fabric.device)
         if self.config.channels_last:
             model = model.to(memory_format=torch.channels_last)
         set_trainable(model, self.config.train)
@@ -200,7 +206,9 @@ class Trainer:
             self._train_phase(number, phase, config, epochs)
         else:
             self._fit_phase(number, phase, phase.fit, epochs)
-        checkpoint.save(self._phase_file(number), {"model": self._state()})
+        if is_first():
+            checkpoint.save(self._phase_file(number), {"model": self._state()})
+        wait()
 
     def _start(self, phase: Phase) -> None:
         if phase.start == "pretrained":
@@ -225,6 +233,8 @@ class Trainer:
         self._optimizer_state = optimizer.state_dict()
 
     def _fit_phase(self, number: int, phase: Phase, fit: Callable[[Classifier, int], Fitted], epochs: int) -> None:
+        if share().count > 1:
+            raise ConfigError(f"phase '{phase.name}' sets the head itself, in one process; run it with --devices 1")
         for epoch in range(self._restore(None), epochs):
             self.model.eval()
             fitted = fit(self.model, epoch)
@@ -268,11 +278,13 @@ class Trainer:
             for step, batch in enumerate(plan.batches, start=epoch * steps):
                 set_learning_rate(optimizer, config, step, epochs * steps, steps)
                 loaded = batch.to(self.fabric.device, channels_last=config.channels_last)
-                values = self._step(model, optimizer, loaded, config, Progress(epoch, epochs, step, epochs * steps))
+                size = min(config.batch_size, plan.samples - images)  # over all processes
+                progress = Progress(epoch, epochs, step, epochs * steps)
+                values = self._step(model, optimizer, loaded, size, config, progress)
                 for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + value * len(batch)
-                images += len(batch)
-                task.advance(len(batch), {name: total / images for name, total in sums.items()})
+                    sums[name] = sums.get(name, 0.0) + value * size
+                images += size
+                task.advance(size, {name: total / images for name, total in sums.items()})
         self.clock.seconds += time.perf_counter() - started
         self.clock.images += images
         self.clock.log.append(
@@ -280,15 +292,22 @@ class Trainer:
         )
 
     def _step(
-        self, model: Any, optimizer: Any, batch: Any, config: TrainConfig, progress: Progress
+        self, model: Any, optimizer: Any, batch: Any, size: int, config: TrainConfig, progress: Progress
     ) -> dict[str, float]:
-        result = self.method.loss(model, batch, progress)
+        """One step on ``batch``, this process's part of ``size`` samples; what it logs is of all of them."""
+        with sharing(share(), size):
+            result = self.method.loss(model, batch, progress)
         values = {"loss": result} if isinstance(result, Tensor) else dict(result)
         loss = values["loss"]
-        if not torch.isfinite(loss):
+        if share().count > 1:
+            part = len(batch) / size
+            values = _over_processes(values, part)
+            # Fabric averages the gradients of the processes, whose parts of the batch may differ.
+            loss = loss * (part * share().count)
+        if not torch.isfinite(values["loss"]):
             raise ConfigError(
-                f"the loss of method '{self.method.name}' became {loss.item()} in epoch {progress.epoch + 1};"
-                " lower --lr or --set the method's weights"
+                f"the loss of method '{self.method.name}' became {values['loss'].item()} in epoch"
+                f" {progress.epoch + 1}; lower --lr or --set the method's weights"
             )
         optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
@@ -315,25 +334,29 @@ class Trainer:
         is_candidate = epoch >= min(phase.candidates_from, epochs - 1)
         health = predictions["val"].mask_health
         self.clock.log[-1].update({f"val {name}": value for name, value in health.items()})
-        self.epochs.write(phase.name, number, epoch, predictions, is_candidate=is_candidate)
+        if is_first():
+            self.epochs.write(phase.name, number, epoch, predictions, is_candidate=is_candidate)
+        wait()
         scores = self.scores()
         model = self._state()
         self.clock.wall = self.earlier_seconds + time.perf_counter() - self._started
         candidates = [s for s in scores if s.phase == phase.name and s.is_candidate]
-        if not candidates or candidates[select(self.selector, candidates)].epoch == epoch:
-            checkpoint.save(self.selected_file, {"model": model, "phase": phase.name, "epoch": epoch})
-        checkpoint.save(
-            self.last_file,
-            {
-                "phase": number,
-                "epoch": epoch,
-                "model": model,
-                "optimizer": {} if optimizer is None else optimizer.state_dict(),
-                "method": self.method.state,
-                "random": random,
-                "clock": vars(self.clock),
-            },
-        )
+        if is_first():
+            if not candidates or candidates[select(self.selector, candidates)].epoch == epoch:
+                checkpoint.save(self.selected_file, {"model": model, "phase": phase.name, "epoch": epoch})
+            checkpoint.save(
+                self.last_file,
+                {
+                    "phase": number,
+                    "epoch": epoch,
+                    "model": model,
+                    "optimizer": {} if optimizer is None else optimizer.state_dict(),
+                    "method": self.method.state,
+                    "random": random,
+                    "clock": vars(self.clock),
+                },
+            )
+        wait()
         logged = {k: v for k, v in self.clock.log[-1].items() if isinstance(v, float) and not k.startswith("val ")}
         shown = "  ".join(f"{name} {value:.3f}" for name, value in logged.items())
         val = scores[-1].val
@@ -369,6 +392,13 @@ class Trainer:
 
     def _phase_file(self, number: int) -> Path:
         return self.folder / f"phase-{number}.pt"
+
+
+def _over_processes(values: Mapping[str, Tensor], part: float) -> dict[str, Tensor]:
+    """Means over the whole batch; ``part`` of it is in this process, whose own means are NaN where it is empty."""
+    own = torch.stack([value.detach().double() for value in values.values()])
+    means = sum_over_processes(own * part if part else torch.zeros_like(own))
+    return dict(zip(values, means, strict=True))
 
 
 def _seed(*parts: int) -> int:

@@ -61,12 +61,16 @@ class Method:
             What the user gives on the command line wins.
         presets: named sets of settings, e.g. those of a paper's table.
         needs_images: the loss works on pixels, so cached features of a frozen backbone do not do.
+        splits_batches: several processes may share a batch: the loss is a mean over its samples, or takes what
+            it needs of the whole batch by ``batch_mean``, ``batch_sum`` and ``uniform_like``, and no phase sets
+            the head itself. Not inherited: a subclass says so again for its own loss and phases.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs_images: ClassVar[bool] = False
+    splits_batches: ClassVar[bool] = False
 
     state: dict[str, Tensor]
     """What training carries from step to step beside the model, such as running losses. Set it up in ``phases``;

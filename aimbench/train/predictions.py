@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from aimbench.data.batch import Batch
+from aimbench.data.ranks import gather, share
 from aimbench.errors import ConfigError
 from aimbench.metrics.health import MaskHealth
 from aimbench.models.classifier import Output
@@ -77,6 +78,8 @@ class Embeddings:
 class Inference:
     """Runs a model in evaluation mode over whole splits, each sample exactly once.
 
+    Several processes divide the batches among them, and each returns all rows.
+
     Args:
         fabric: device and precision.
         data: the run's sources.
@@ -109,6 +112,13 @@ class Inference:
             if output.masks and split == "val":
                 region = self._data.regions(split)[batch.index]
                 health.update(output.masks, region.to(output.logits.device))
+        mine = self._positions(split)
+        further = {name: rows[mine] for name, rows in heads.items()}
+        rows = (mine, label[mine], prediction[mine], probability[mine], further)
+        for index, its_label, its_prediction, its_probability, its_further in gather(rows):
+            label[index], prediction[index], probability[index] = its_label, its_prediction, its_probability
+            for name, values in its_further.items():
+                heads[name][index] = values
         return Predictions(label, prediction, probability, heads, health.compute())
 
     def embed(self, model: nn.Module, split: str) -> Embeddings:
@@ -124,7 +134,10 @@ class Inference:
                 raise ConfigError("the method asks for embeddings, but its head's Output holds none")
             rows.append(output.embedding.float().cpu().numpy())
             labels.append(batch.label.numpy())
-        return Embeddings(np.concatenate(rows), np.concatenate(labels))
+        parts = gather((self._positions(split), np.concatenate(rows), np.concatenate(labels)))
+        _, first = np.unique(np.concatenate([index for index, _, _ in parts]), return_index=True)
+        embedding, label = (np.concatenate([part[column] for part in parts])[first] for column in (1, 2))
+        return Embeddings(embedding, label)
 
     def photographs(self, split: str) -> Iterator[Batch]:
         """Batches of images in the split's order, on the device, without augmentation."""
@@ -134,11 +147,16 @@ class Inference:
                 yield batch.to(self._fabric.device, channels_last=self._config.channels_last)
                 task.advance(len(batch))
 
+    def _positions(self, split: str) -> npt.NDArray[np.int64]:
+        """Those that this process evaluates."""
+        source = self._data.evaluation(split)
+        return share().of_split(len(source), source.batch_size)
+
     def _outputs(self, model: nn.Module, split: str) -> Iterator[tuple[Batch, Output]]:
         """Batches (on the CPU, in the split's order) with what the model says of them."""
         source = self._data.evaluation(split)
         model.eval()
-        for batch in source.epoch(np.arange(len(source)), seed=0):
+        for batch in source.epoch(self._positions(split), seed=0):
             with torch.no_grad(), self._fabric.autocast():
                 output = model(batch.to(self._fabric.device, channels_last=self._config.channels_last))
             yield batch, output

@@ -17,8 +17,8 @@ from rich.progress import (
 class Reporter:
     """Shows progress on a rich console."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet)
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator["Task"]:

@@ -11,6 +11,7 @@ import torch
 
 from aimbench.data.batch import Batch
 from aimbench.data.dataset import ShardDataset
+from aimbench.data.ranks import by_first, is_first, wait
 from aimbench.errors import RegimeError
 from aimbench.models.classifier import Classifier
 from aimbench.train.config import TrainConfig
@@ -119,13 +120,16 @@ class Run:
             All rows, ``(N_train, ...)``.
         """
         path = self._artifacts / f"{self._phase}-{name}.npy"
-        if not path.exists():
+
+        def compute() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._engine.selected() as model:
                 rows = [function(model, batch).detach().cpu() for batch in self._engine.photographs("train")]
             partial = path.with_suffix(".partial.npy")
             np.save(partial, torch.cat(rows).numpy())
             partial.replace(path)
+
+        by_first(lambda: None if path.exists() else compute())
         return torch.from_numpy(np.load(path))
 
     def finished(self, phase: str) -> None:
@@ -135,8 +139,11 @@ class Run:
     def _kept(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
         path = self._artifacts / f"{self._phase}-{name}.npz"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            compute().save(path)
+            value = compute()  # by all processes together
+            if is_first():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                value.save(path)
+            wait()
         return kind.load(path)
 
     def _must_train_on_val(self, what: str) -> None:

@@ -14,6 +14,7 @@ from aimbench.data.batch import Batch
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import ImageDataset, ImageSource
 from aimbench.data.memory import DecodedCache
+from aimbench.data.ranks import WHOLE, Share, by_first
 from aimbench.data.stream import StreamSource
 from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import FeaturePyramid
@@ -24,12 +25,20 @@ from aimbench.train.progress import Reporter
 class Source(Protocol):
     """Batches of one split in any order."""
 
+    batch_size: int
+
     def __len__(self) -> int: ...
 
     def epoch(
-        self, order: npt.NDArray[np.int64], seed: int, *, drop_last: bool = False, batch_size: int | None = None
+        self,
+        order: npt.NDArray[np.int64],
+        seed: int,
+        *,
+        drop_last: bool = False,
+        batch_size: int | None = None,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
-        """Batches of the positions in ``order``; ``batch_size`` is the source's own unless given."""
+        """``share`` of each batch of the positions in ``order``; ``batch_size`` is the source's own unless given."""
         ...
 
 
@@ -123,7 +132,7 @@ class RunData:
         name = f"{split}{' augmented' if transform.augment else ''}{' images' if images else ''}"
         if name not in self._sources:
             if self.frozen and not images and not transform.augment:
-                self._compute_features(split)
+                by_first(lambda: self._compute_features(split))
                 self._sources[name] = FeatureSource(
                     self._features,
                     split,

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from aimbench.train.api import uniform_like
+
 
 def binary_gumbel(logits: Tensor, temperature: float, *, sample: bool) -> Tensor:
     """Opens or closes each position.
@@ -21,7 +23,7 @@ def binary_gumbel(logits: Tensor, temperature: float, *, sample: bool) -> Tensor
     """
     if not sample:
         return (logits > 0).to(logits.dtype)
-    uniform = torch.rand_like(logits).clamp_(1e-6, 1 - 1e-6)
+    uniform = uniform_like(logits).clamp_(1e-6, 1 - 1e-6)
     noise = torch.log(uniform) - torch.log1p(-uniform)
     soft = torch.sigmoid((logits + noise) / temperature)
     hard = (soft > 0.5).to(soft.dtype)

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aimbench.methods.aim.config import MaskingConfig
-from aimbench.train.api import Output, Progress
+from aimbench.train.api import Output, Progress, batch_mean
 
 
 def target_area(config: MaskingConfig, progress: Progress) -> float:
@@ -34,7 +34,7 @@ def area_loss(masks: dict[str, Tensor], target: float, over: str) -> Tensor:
     """
     terms = []
     for mask in masks.values():
-        share = mask.mean() if over == "batch" else mask.mean(dim=(1, 2, 3))
+        share = batch_mean(mask) if over == "batch" else mask.mean(dim=(1, 2, 3))
         terms.append(((share - target) ** 2).mean())
     return torch.stack(terms).sum()
 

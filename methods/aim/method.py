@@ -38,6 +38,7 @@ class AIM(Method):
 
     Config = AIMConfig
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}  # chosen by plans/evidence_waterbirds.yaml
+    splits_batches = True
     presets = PRESETS
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
@@ -89,6 +90,7 @@ class TopDown(AIM):
 
     Config = TopDownConfig
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-3}
+    splits_batches = True
 
 
 class AIMPlusConfig(AIMConfig):
@@ -111,3 +113,4 @@ class AIMPlus(AIM):
     """AIM whose masks start where the pretrained network responds most, read by ERM's own classifier."""
 
     Config = AIMPlusConfig
+    splits_batches = True

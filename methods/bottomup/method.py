@@ -23,6 +23,7 @@ class BottomUp(AIM):
     """Mask units inside the backbone: masked features go forward into the next stage. AIM's objective and schedule."""
 
     Config = BottomUpConfig
+    splits_batches = True
     presets = PRESETS
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:

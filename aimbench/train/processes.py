@@ -1,0 +1,99 @@
+"""Starts the processes of a run (Lightning Fabric) and says what happened when one of them dies."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from aimbench.data.ranks import share
+from aimbench.errors import AimbenchError, ConfigError
+from aimbench.train.method import Method
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for the first one, which computes the features of a frozen backbone for all. One that has
+died is noticed at once, by its closed connection or by what started it."""
+
+
+def is_first_by_environment() -> bool:
+    """Whether this process will be the first, before the processes have met."""
+    # torchrun, SLURM and Fabric each name the rank; whoever starts nothing is first.
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+
+
+def check_processes(method: Method, loader: str, devices: int, nodes: int) -> None:
+    """Says before anything is built that a run cannot be spread over processes.
+
+    Raises:
+        ConfigError: naming the reason and the mend.
+    """
+    if devices < 1 or nodes < 1:
+        raise ConfigError(f"--devices {devices} --nodes {nodes}: both count from 1")
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if started is not None and started != devices * nodes:
+        raise ConfigError(
+            f"torchrun started {started} processes, but --devices {devices} --nodes {nodes} asks for {devices * nodes};"
+            " give both the same"
+        )
+    if devices * nodes == 1:
+        return
+    if not vars(type(method)).get("splits_batches", False):
+        raise ConfigError(
+            f"method '{method.name}' is not made for a batch that several processes share; run it with --devices 1 (its"
+            " class says 'splits_batches = True' once its loss and phases are right for a part of a batch)"
+        )
+    if loader == "stream":
+        raise ConfigError("--loader stream reads in one process only; use --loader indexed with several devices")
+
+
+def start(accelerator: str, precision: Any, devices: int, nodes: int, loggers: Any = None) -> Fabric:
+    """Devices and precision of a run, its processes started or joined.
+
+    Raises:
+        ConfigError: the devices are not there, or do not fit what torchrun or SLURM started.
+    """
+    if devices * nodes == 1:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision, loggers=loggers)
+    # A method may leave parts of a backbone unused. Buffers need no exchange: every process computes the same ones.
+    strategy = DDPStrategy(find_unused_parameters=True, forward_sync_buffers=False, timeout=PATIENCE)
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            strategy=strategy,
+            devices=devices,
+            num_nodes=nodes,
+            precision=precision,
+            loggers=loggers,
+        )
+        fabric.launch()
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(f"--devices {devices} --nodes {nodes}: {' '.join(str(error).split())}") from error
+    return fabric
+
+
+@contextmanager
+def explains_a_death(folder: Path) -> Iterator[None]:
+    """Turns the failure to reach another process into a line that says what is left and how to go on."""
+    try:
+        yield
+    except AimbenchError:
+        raise
+    except RuntimeError as error:
+        here = share()
+        if here.count == 1 or not _is_lost_connection(error):
+            raise
+        raise ConfigError(
+            f"another of the {here.count} processes of this run has ended early (this is rank {here.rank}); its own"
+            f" message says why. The last finished epoch is kept in {folder}; the same command goes on from it"
+        ) from error
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "by peer" in str(error)
