@@ -55,7 +55,7 @@ def records(root: Path) -> list[Record]:
 
 @pytest.fixture(autouse=True)
 def _one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aimbench.train.experiment.cpu_split", lambda workers, on_gpu: (1, workers or 0))
+    monkeypatch.setattr("aimbench.train.experiment.cpu_split", lambda workers, on_gpu, processes: (1, workers or 0))
 
 
 def test_best_trial_on_validation_runs_with_every_seed_and_a_second_call_does_nothing(
