@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from aimbench.baselines.jtt import with_repeated
 from aimbench.train import checkpoint
 from aimbench.train.loop import Trainer
+from aimbench.train.method import Progress
 
 
 def test_errors_are_repeated_and_everything_else_comes_once() -> None:
@@ -27,7 +28,8 @@ def test_what_the_first_model_misclassified_is_what_is_repeated(
     wrong: set[int] = set()
     step = Trainer._step
 
-    def noting(trainer: Trainer, model: Any, optimizer: Any, batch: Any, config: Any, progress: Any) -> Any:
+    def noting(trainer: Trainer, model: Any, optimizer: Any, batch: Any, *further: Any) -> Any:
+        progress = next(value for value in further if isinstance(value, Progress))
         phase = "identify" if progress.epochs == 2 else "train"
         if phase == "train" and progress.step == 0:
             # The error set anew, from the first phase's last checkpoint, without the engine's predictions.
@@ -40,7 +42,7 @@ def test_what_the_first_model_misclassified_is_what_is_repeated(
                 losses = F.cross_entropy(logits, part.label, reduction="none").exp()
                 wrong.update(part.index[losses > 2].tolist())  # two classes: wrong if p_y < 1/2
         drawn.setdefault(phase, Counter()).update(batch.index.tolist())
-        return step(trainer, model, optimizer, batch, config, progress)
+        return step(trainer, model, optimizer, batch, *further)
 
     monkeypatch.setattr(Trainer, "_step", noting)
     settings = {"identify_epochs": 2, "upweight": 5, "copies": copies}
