@@ -219,3 +219,9 @@ class Record(_Strict):
     def definition(self) -> Definition:
         """The part of the record that its id is a hash of."""
         return Definition(**{name: getattr(self, name) for name in Definition.model_fields})
+
+    @property
+    def groups_are_classes(self) -> bool:
+        """Whether a group is a class, so that the worst group is the worst class and group labels say no more."""
+        groups = self.evaluation.get("groups") or []
+        return len(groups) > 0 and len(groups) == self.evaluation.get("num_classes")

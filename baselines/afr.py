@@ -22,12 +22,15 @@ class AFRConfig(ERMConfig):
 
     kept: float = Field(0.2, gt=0, lt=1)
     """Share of the training set that ERM does not see and the last layer is fitted on."""
-    gamma: float = Field(14.0, ge=0)
-    """How sharply samples that the ERM model is sure of lose weight; 0 only balances the classes."""
-    pull: float = Field(0.2, ge=0)
-    """Weight of the squared distance from ERM's last layer."""
-    reweighting_lr: float = Field(0.02, gt=0)
+    gamma: float = Field(10.0, ge=0)
+    """How sharply samples that the ERM model is sure of lose weight; 0 only balances the classes. The authors search
+    4 to 20."""
+    pull: float = Field(0.0, ge=0)
+    """Weight of the squared distance from ERM's last layer. The authors search 0 to 0.3."""
+    reweighting_lr: float = Field(0.01, gt=0)
     """Learning rate of the gradient descent on the last layer."""
+    reweighting_clip: float = Field(1.0, gt=0)
+    """Largest norm of that descent's gradient."""
     steps: int = Field(500, ge=1)
     """Of gradient descent, each over all samples kept."""
     candidates: int = Field(10, ge=1)
@@ -67,6 +70,7 @@ class AFR(ERM):
                 loss = self.objective(layer, x, y, w)
                 optimizer.zero_grad()
                 loss.backward()
+                torch.nn.utils.clip_grad_norm_(layer.parameters(), self.config.reweighting_clip)
                 optimizer.step()
             return Fitted({"loss": float(self.objective(layer, x, y, w).detach())})
 

@@ -93,7 +93,6 @@ def digest(record: Record) -> Digest:
     test = record.metrics.get(TEST)
     selected = record.selectors.get(record.selector)
     evaluation = {key: value for key, value in record.evaluation.items() if key not in _FROM_FINGERPRINT}
-    groups = record.evaluation.get("groups") or []
     return Digest(
         id=record.id,
         dataset=record.dataset.name,
@@ -113,7 +112,7 @@ def digest(record: Record) -> Digest:
         scores=_scores(record),
         worst_group=test.worst_group if test else None,
         empty_groups=tuple(test.empty_groups) if test else (),
-        groups_are_classes=len(groups) > 0 and len(groups) == record.evaluation.get("num_classes"),
+        groups_are_classes=record.groups_are_classes,
         revision=record.code.revision,
         dirty=record.code.dirty,
         created=record.created,

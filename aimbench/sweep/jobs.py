@@ -206,8 +206,12 @@ def _score(job: Job) -> float | None:
 
 
 def _metric(record: Record) -> str:
-    """The validation metric that a trial is judged by: its selector's, else what its regime allows to read."""
+    """The validation metric that a trial is judged by, which follows the labels that its method may select by.
+
+    The worst group's accuracy where the regime reads the groups of the validation split, else what the selector
+    maximises. Where groups are classes, the worst of many classes has a few samples, so it decides nothing there.
+    """
+    if record.method.regime["select"] == "val_groups" and not record.groups_are_classes:
+        return "worst_group_accuracy"
     selector = SELECTORS[record.selector]
-    if selector.split == "val":
-        return selector.metric
-    return "worst_group_accuracy" if record.method.regime["select"] == "val_groups" else "accuracy"
+    return selector.metric if selector.split == "val" else "accuracy"

@@ -10,6 +10,8 @@ import torch
 from aimbench.baselines.afr import afr_weights
 from aimbench.train import checkpoint
 
+CLIP = 1.0
+
 
 def test_weights_fall_with_certainty_and_balance_the_classes() -> None:
     certainty, label = np.array([0.9, 0.2, 0.5, 0.7, 0.1]), np.array([0, 0, 0, 1, 1])
@@ -22,7 +24,14 @@ def test_weights_fall_with_certainty_and_balance_the_classes() -> None:
 
 
 def test_the_last_layer_is_that_of_gradient_descent_written_out(experiment: Callable[..., Any]) -> None:
-    settings = {"gamma": 3.0, "pull": 0.1, "reweighting_lr": 0.05, "steps": 7, "candidates": 3}
+    settings = {
+        "gamma": 3.0,
+        "pull": 0.1,
+        "reweighting_lr": 0.05,
+        "steps": 7,
+        "candidates": 3,
+        "reweighting_clip": CLIP,
+    }
     trial = experiment("afr", settings=settings, training={"epochs": 1}, selector="last")
     trainer = trial.trainer()
     trainer.fit()
@@ -43,12 +52,14 @@ def test_the_last_layer_is_that_of_gradient_descent_written_out(experiment: Call
     weight = np.exp(-3 * probability(w0, b0)[np.arange(len(y)), y]) / np.bincount(y)[y]
     weight /= weight.sum()
     w, b = w0.copy(), b0.copy()
+    norms: list[float] = []
     for _ in range(7):
         error = (probability(w, b) - np.eye(2)[y]) * weight[:, None]
-        w, b = (
-            w - 0.05 * (error.T @ x + 2 * 0.1 * (w - w0)),
-            b - 0.05 * (error.sum(axis=0) + 2 * 0.1 * (b - b0)),
-        )
+        dw, db = error.T @ x + 2 * 0.1 * (w - w0), error.sum(axis=0) + 2 * 0.1 * (b - b0)
+        norms.append(np.sqrt((dw**2).sum() + (db**2).sum()))
+        scale = 0.05 * min(1.0, CLIP / norms[-1])
+        w, b = w - scale * dw, b - scale * db
+    assert min(norms) < CLIP < max(norms), "some steps are clipped and some are not"
     np.testing.assert_allclose(head.classifier.weight.detach().numpy(), w, atol=1e-4)
     np.testing.assert_allclose(head.classifier.bias.detach().numpy(), b, atol=1e-4)
 

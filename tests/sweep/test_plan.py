@@ -89,3 +89,15 @@ def test_committed_plans_give_every_method_the_same_number_of_trials(path: Path)
     assert found.name == path.stem
     if found.search is not None:
         assert {len(found.points(method)) for method in found.methods} == {found.search.trials}
+
+
+def test_the_baselines_have_the_same_settings_on_either_dataset() -> None:
+    waterbirds, travelingbirds = (
+        read_plan(PLANS / f"{name}.yaml") for name in ("baselines", "baselines_travelingbirds")
+    )
+    there = {method.method: method for method in waterbirds.methods}
+    # Undefined where no place is seen with two classes.
+    assert set(there) - {method.method for method in travelingbirds.methods} == {"irm", "lisa"}
+    assert all(method == there[method.method] for method in travelingbirds.methods)
+    assert waterbirds.training == travelingbirds.training
+    assert waterbirds.search == travelingbirds.search

@@ -98,6 +98,25 @@ def test_best_trial_on_validation_runs_with_every_seed_and_a_second_call_does_no
     assert "still to do: 0.0 hours" in after.output
 
 
+@pytest.mark.parametrize(
+    ("dataset", "metric"),
+    [("waterbirds@mini", "worst_group_accuracy"), ("travelingbirds@mini", "class_balanced_accuracy")],
+)
+def test_a_regime_that_reads_validation_groups_chooses_settings_by_the_worst_one(
+    dataset: str, metric: str, mini_root: Path, tmp_path: Path
+) -> None:
+    plan = write_plan(tmp_path, methods=[{"method": "rwy"}], datasets=[dataset], seeds=[0], epg_samples=0)
+    done = sweep(plan, mini_root)
+    assert done.exit_code == 0, done.output
+    (final,) = records(tmp_path / "results")
+    trials = records(tmp_path / "results" / "trials")
+    # Every selector's epoch is in the record; the final run's is chosen by the card's.
+    scores = {t.id: t.selectors["val_class_balanced_accuracy"].val[metric] for t in trials}
+    assert final.search is not None
+    assert final.search.metric == metric
+    assert final.search.score == scores[final.search.trial] == max(scores.values())
+
+
 def test_a_plan_without_search_runs_every_setting_with_every_seed_and_forecasts_from_records(
     mini_root: Path, tmp_path: Path
 ) -> None:
