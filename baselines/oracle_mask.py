@@ -36,8 +36,9 @@ class MaskedPoolHead(Head):
         weight = 1 - weight if self.inverse else weight
         total = weight.sum(dim=(2, 3), keepdim=True)
         weight = torch.where(total > 0, weight, torch.ones_like(weight))
-        embedding = (feature * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
-        return Output(logits=self.classifier(self.standardize(embedding)), embedding=embedding)
+        masked = feature * weight
+        embedding = masked.sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
+        return Output(logits=self.classifier(self.standardize(embedding)), embedding=embedding, last_map=masked)
 
 
 @register_method(

@@ -21,12 +21,14 @@ class SelectedPoolHead(Head):
         feature = features[STAGES - 1]
         response = feature.sum(dim=1, keepdim=True)
         selected = (response >= response.mean(dim=(2, 3), keepdim=True)).to(feature.dtype)
-        embedding = (feature * selected).sum(dim=(2, 3)) / selected.sum(dim=(2, 3)).clamp_min(1.0)
+        masked = feature * selected
+        embedding = masked.sum(dim=(2, 3)) / selected.sum(dim=(2, 3)).clamp_min(1.0)
         return Output(
             logits=self.classifier(self.standardize(embedding)),
             masks={"stage3": selected},
             mask_probabilities={"stage3": selected},
             embedding=embedding,
+            last_map=masked,
         )
 
 

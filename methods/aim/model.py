@@ -100,24 +100,29 @@ class AIMHead(Head):
         self.config = config
         self.stages = tuple(range(config.stop_stage, STAGES))
         self.temperature = config.temperature
+        self._standardize_pooled = config.features == "backbone" and standardize
         self._order = {f"stage{index}": index for index in reversed(self.stages)}  # coarse to fine
         self.topdown = nn.ModuleDict()
         self.classifiers = nn.ModuleDict()
         for name, index in self._order.items():
             guided = config.guided and index != STAGES - 1
-            self.topdown[name] = TopDownStage(pyramid.channels[index], config, guided=guided, standardize=standardize)
-            self.classifiers[name] = self._classifier(name, num_classes)
+            stage = TopDownStage(pyramid.channels[index], config, guided=guided, standardize=standardize)
+            self.topdown[name] = stage
+            self.classifiers[name] = self._linear(stage.branch.channels, num_classes)
         # Before fusion the stage classifiers never see the fused map, so it has a classifier of its own.
         # A single stage has nothing to fuse.
         fuses = len(self.stages) > 1
-        self.final = nn.Linear(config.width, num_classes) if fuses and config.loss_on == "masked" else None
+        self.final = self._linear(config.width, num_classes) if fuses and config.loss_on == "masked" else None
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
         """Classifies a pyramid top-down, coarse to fine."""
-        by_mean = self._fuses_means(features)
+        # GradCAM reads the map that is pooled: with gradients on in evaluation, the maps are made.
+        explained = not self.training and torch.is_grad_enabled()
+        by_mean = self._fuses_means(features) and not explained
         stage_logits: dict[str, Tensor] = {}
         masks: dict[str, Tensor] = {}
         probabilities: dict[str, Tensor] = {}
+        coarsest_map: Tensor | None = None
         fused_map: Tensor | None = None
         fused_mean: Tensor | None = None
         opened: Tensor | None = None  # positions that reach the fused map
@@ -137,6 +142,7 @@ class AIMHead(Head):
             else:
                 masked = stage.branch.masked_map(feature, binary)
                 fused_map = masked if coarser is None else masked + coarser
+                coarsest_map = fused_map if coarsest_map is None else coarsest_map
                 masked_mean, fused_mean = masked.mean(dim=(2, 3)), fused_map.mean(dim=(2, 3))
             opened = binary if opened is None else torch.maximum(binary, F.interpolate(opened, size=size))
             if self.config.loss_on == "masked":
@@ -154,15 +160,12 @@ class AIMHead(Head):
             masks=masks,
             mask_probabilities=probabilities,
             embedding=embedding,
+            last_map=coarsest_map if self.config.predict_from == "coarsest" else fused_map,
         )
 
-    def _classifier(self, name: str, num_classes: int) -> nn.Module:
-        """A linear layer; on the backbone's own features standardised after pooling, as ERM's is."""
-        stage: TopDownStage = self.topdown[name]  # type: ignore[assignment]
-        channels = stage.branch.channels
+    def _linear(self, channels: int, num_classes: int) -> nn.Module:
         linear = nn.Linear(channels, num_classes)
-        standardize = self.config.features == "backbone" and isinstance(stage.standardize, Standardize)
-        return nn.Sequential(Standardize(channels), linear) if standardize else linear
+        return nn.Sequential(Standardize(channels), linear) if self._standardize_pooled else linear
 
     def _binary(self, logits: Tensor) -> Tensor:
         return binary_gumbel(logits, self.temperature, sample=self.training)
