@@ -22,7 +22,8 @@ def demo(
     from aimbench.results.store import Store, parquet_name
     from aimbench.results.tables import make_tables
     from aimbench.train.experiment import Experiment, Request
-    from aimbench.train.explain import choose_positions, explain_samples, open_run
+    from aimbench.train.explain import choose_positions, explain_samples
+    from aimbench.train.opened import open_run
     from aimbench.train.progress import Reporter
     from aimbench.train.side_by_side import draw_compared
 

@@ -1,4 +1,4 @@
-"""``aimbench evaluate``: models and predictions that this harness did not train, scored by the same code."""
+"""``aimbench evaluate``: checkpoints, networks and predictions as they are, scored by the same code."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +14,22 @@ if TYPE_CHECKING:
 
 def evaluate(
     dataset: Annotated[str, typer.Option(help="Dataset, name or name@variant; see 'aimbench list datasets'.")],
-    timm: Annotated[
-        str | None, typer.Option("--timm", help="Network of timm's to evaluate as it is.", metavar="NAME")
-    ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="State dict of that network, with its classifier; else timm's own weights.", metavar="FILE"),
+        typer.Option(
+            help="Checkpoint of a run (in its folder), or with --timm or --torchvision a state dict of that network.",
+            metavar="FILE",
+        ),
+    ] = None,
+    timm: Annotated[
+        str | None,
+        typer.Option("--timm", help="Network of timm's, its own weights or --checkpoint.", metavar="NAME"),
+    ] = None,
+    torchvision: Annotated[
+        str | None,
+        typer.Option(
+            "--torchvision", help="Classifier of torchvision's, its own weights or --checkpoint.", metavar="NAME"
+        ),
     ] = None,
     classes: Annotated[
         Path | None,
@@ -39,72 +49,78 @@ def evaluate(
     ] = None,
     epg: Annotated[
         str | None,
-        typer.Option(help="With --timm: attributions that EPG scores.", show_default="gradcam,input_x_gradient"),
+        typer.Option(help="Of a model: attributions that EPG scores.", show_default="gradcam,input_x_gradient"),
     ] = None,
     epg_samples: Annotated[
-        int | None, typer.Option(help="With --timm: test images that EPG uses; 0 leaves it out.", show_default="all")
+        int | None, typer.Option(help="Of a model: test images that EPG uses; 0 leaves it out.", show_default="all")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name in the record.", show_default="the network's, or external")
+        str | None, typer.Option(help="Name in the record.", show_default="the network's or the run's, or external")
     ] = None,
     backbone: Annotated[str, typer.Option(help="With --predictions: backbone, for the record.")] = "unknown",
     train_labels: Annotated[
         str, typer.Option(help="Labels that the model was trained with: none, class, groups or masks.")
     ] = "class",
-    image_size: Annotated[int, typer.Option(help="Side of the network input, pixels.")] = 224,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the network input, pixels.", show_default="the run's, or 224")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
     data: DataRoot = None,
     results: ResultsRoot = None,
     cards: Cards = None,
 ) -> None:
-    """Evaluate a classifier as it is, or predictions made elsewhere, and write a record marked external."""
+    """Evaluate a model as it is, or predictions made elsewhere, and write a record marked external.
+
+    A model is a run's checkpoint, or a network of timm's or torchvision's with its own classifier, whose outputs
+    are matched to the dataset's classes by name.
+    """
     from aimbench import paths
     from aimbench.cards import parse_dataset
     from aimbench.errors import ConfigError
     from aimbench.results.store import Store as RecordStore
 
     parse_dataset(dataset, cards)
-    if (timm is None) == (predictions is None):
+    sources = [source for source in (timm, torchvision, predictions) if source is not None]
+    if len(sources) > 1 or not (sources or checkpoint):
         raise ConfigError(
-            "give either --timm NAME (with --checkpoint FILE for weights of your own) or --predictions FILE"
+            "give one of --checkpoint FILE (of a run), --timm NAME, --torchvision NAME (either with --checkpoint FILE"
+            " for weights of your own) and --predictions FILE"
         )
     if train_labels not in ("none", "class", "groups", "masks"):
         raise ConfigError(f"--train-labels {train_labels}: give none, class, groups or masks")
-    method = _method_name(name or timm or "external")
+    network = timm or torchvision
+    given = name or network
+    method = _method_name(given) if given else None
     store = RecordStore(paths.results_root(results))
     store.check_writable()
     data_root = paths.data_root(data)
     if predictions is not None:
         from aimbench.train.from_files import FilesRequest, score_files
 
-        _write(
-            store,
-            score_files(
-                FilesRequest(
-                    name=method,
-                    dataset=dataset,
-                    predictions=predictions,
-                    attributions=attributions_dir,
-                    data_root=data_root,
-                    backbone=backbone,
-                    train_labels=train_labels,
-                    image_size=image_size,
-                    cards=cards,
-                )
-            ),
+        files = FilesRequest(
+            name=method or "external",
+            dataset=dataset,
+            predictions=predictions,
+            attributions=attributions_dir,
+            data_root=data_root,
+            backbone=backbone,
+            train_labels=train_labels,
+            image_size=image_size or 224,
+            cards=cards,
         )
+        _write(store, score_files(files))
         return
     from aimbench.train.as_is import AsIs, AsIsRequest
 
-    assert timm is not None
     request = AsIsRequest(
-        name=method,
         dataset=dataset,
-        network=timm,
-        weights="auto" if checkpoint is None else str(checkpoint),
-        classes=classes,
         data_root=data_root,
+        library=None if network is None else "timm" if timm else "torchvision",
+        network=network,
+        checkpoint=checkpoint,
+        name=method,
+        classes=classes,
         train_labels=train_labels,
         image_size=image_size,
         epg_samples=epg_samples,

@@ -23,7 +23,7 @@ def probe(
     from aimbench import paths
     from aimbench.errors import ConfigError
     from aimbench.results.store import Store
-    from aimbench.train.explain import open_run
+    from aimbench.train.opened import open_run
     from aimbench.train.probes import check_probes
     from aimbench.train.probes import probe as run_probes
 

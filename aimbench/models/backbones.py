@@ -36,6 +36,7 @@ class FeaturePyramid(nn.Module):
         strides: strides of S0..S3.
         embed_dim: size of the network's own pooled embedding.
         mean, std: normalisation that the network expects, per colour channel, of images in [0, 1].
+        classifiers: names of the network's own classifier layers, which it was built without.
     """
 
     def __init__(self, name: str, network: nn.Module) -> None:
@@ -45,6 +46,8 @@ class FeaturePyramid(nn.Module):
         config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
         self.mean = tuple(config["mean"])
         self.std = tuple(config["std"])
+        heads = config.get("classifier") or ()
+        self.classifiers = (heads,) if isinstance(heads, str) else tuple(heads)
         self.strides = STRIDES
         self.embed_dim = int(network.num_features)  # type: ignore[arg-type]
         self.is_token_grid = not _is_hierarchical(network)

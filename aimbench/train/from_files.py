@@ -24,6 +24,7 @@ from aimbench.train.evaluate import BATCH, Looked, references
 from aimbench.train.experiment import Result
 from aimbench.train.predictions import Predictions
 from aimbench.train.scoring import evaluation_settings, prediction_table, score
+from aimbench.train.subjects import external_method
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,8 @@ def score_files(request: FilesRequest) -> Result:
         digest.update(looked.scores["external"].tobytes())
     definition = external_definition(
         dataset,
-        name=request.name,
+        info=external_method(request.name, request.train_labels),
         backbone=BackboneInfo(name=request.backbone, weights="external", weights_hash="unknown"),
-        train_labels=request.train_labels,
         training={"external": "predictions made elsewhere", "sha256": digest.hexdigest()},
         evaluation=evaluation_settings(dataset, transform, None if looked else 0, DEFAULT),
     )

@@ -16,10 +16,10 @@ from aimbench.train.explain import (
     draw_truth,
     epg_words,
     explain_samples,
-    open_run,
     save,
     title_colour,
 )
+from aimbench.train.opened import open_run
 
 SHOWN = ("mask", "gradcam")
 """Maps of each run; a run without a mask of its own shows GradCAM alone."""

@@ -1,9 +1,14 @@
 """Fixtures for tests of the training loop."""
 
+import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aimbench.cli import main
 from aimbench.train import registry
 from aimbench.train.api import Method, Regime, register_method
 
@@ -18,3 +23,27 @@ def define(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[Method]]:
         return register_method("made_up", regime=Regime(train=train), source="a test")(cls)  # type: ignore[arg-type]
 
     return register
+
+
+@pytest.fixture
+def evaluate(
+    mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Calls ``aimbench evaluate`` on a mini; returns (status, record or None, standard error)."""
+    monkeypatch.setattr("aimbench.train.as_is.cpu_split", lambda workers, on_gpu: (1, 0))
+
+    def call(
+        *words: str, dataset: str = "waterbirds@mini", size: int | None = 64
+    ) -> tuple[int, dict[str, Any] | None, str]:
+        fixed = ["--dataset", dataset, "--data", str(mini_root), "--results", str(tmp_path / "results")]
+        fixed += ["--image-size", str(size)] if size else []
+        monkeypatch.setattr(sys, "argv", ["aimbench", "evaluate", *fixed, *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, error = capsys.readouterr()
+        assert "Traceback" not in error
+        status = int(caught.value.code or 0)
+        return status, json.loads(Path(out.strip()).read_text()) if out.strip() else None, error
+
+    return call

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from aimbench.errors import ConfigError
-from aimbench.train.explain import choose_positions, draw_run, explain_samples, extreme_positions, open_run
+from aimbench.train.explain import choose_positions, draw_run, explain_samples, extreme_positions
+from aimbench.train.opened import open_run
 from aimbench.train.side_by_side import draw_compared, draw_runs
 
 SLOW = pytest.mark.slow

@@ -1,8 +1,6 @@
 """Models as they are, and predictions and attributions made elsewhere, through the command line."""
 
-import json
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +10,11 @@ import pytest
 import timm
 import torch
 
-from aimbench.cli import main
 from aimbench.data.dataset import ShardDataset
 from aimbench.results.store import Store
 from aimbench.results.validate import check_record
 
 TINY = "test_convnext"
-
-
-@pytest.fixture
-def evaluate(
-    mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Any:
-    """Calls ``aimbench evaluate`` on waterbirds@mini; returns (status, record or None, standard error)."""
-    monkeypatch.setattr("aimbench.train.as_is.cpu_split", lambda workers, on_gpu: (1, 0))
-
-    def call(*words: str) -> tuple[int, dict[str, Any] | None, str]:
-        fixed = ["--dataset", "waterbirds@mini", "--data", str(mini_root), "--results", str(tmp_path / "results")]
-        monkeypatch.setattr(sys, "argv", ["aimbench", "evaluate", *fixed, "--image-size", "64", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, error = capsys.readouterr()
-        assert "Traceback" not in error
-        status = int(caught.value.code or 0)
-        return status, None if status else json.loads(Path(out.strip()).read_text()), error
-
-    return call
 
 
 @pytest.fixture
@@ -112,7 +88,8 @@ def test_bad_checkpoints_are_one_line(evaluate: Any, tmp_path: Path) -> None:
     assert "hold no classifier" in evaluate(*words)[2]
     torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), file)
     assert "do not fit the backbone" in evaluate(*words)[2]
-    assert "give either --timm NAME" in evaluate()[2]
+    assert "give one of --checkpoint FILE (of a run)" in evaluate()[2]
+    assert "give one of" in evaluate("--timm", TINY, "--torchvision", "resnet18")[2]
 
 
 def predictions(split: Any, path: Path, change: Any = None) -> Path:

@@ -1,0 +1,96 @@
+"""A finished or stopped run, opened again with one of its checkpoints."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from aimbench.errors import ConfigError
+from aimbench.record import Definition
+from aimbench.train import checkpoint
+from aimbench.train.attributions import DEFAULT
+from aimbench.train.experiment import Experiment, Request
+from aimbench.train.loop import Trainer
+from aimbench.train.progress import Reporter
+
+
+def open_run(run: str, *, data_root: Path, runs_root: Path, cards: Path | None = None) -> tuple[Experiment, Trainer]:
+    """Opens a finished (or stopped) run with the model that its selector chose.
+
+    Args:
+        run: record id, or its beginning.
+        data_root: of shards.
+        runs_root: of checkpoints.
+        cards: folder of further cards.
+
+    Raises:
+        ConfigError: no run, or more than one, has the id.
+    """
+    found = sorted(runs_root.glob(f"*/{run}*/definition.json")) if _is_plain(run) else []
+    if len(found) != 1:
+        known = ", ".join(path.parent.name for path in found[:5])
+        problem = f"{len(found)} runs start with '{run}' ({known})" if found else f"no run '{run}'"
+        raise ConfigError(f"{problem} under {runs_root}; its checkpoint must lie there, see --runs")
+    return open_checkpoint(found[0].with_name("selected.pt"), data_root=data_root, cards=cards)
+
+
+def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -> tuple[Experiment, Trainer]:
+    """Opens a run by one of its checkpoints, with the model that it holds.
+
+    Args:
+        file: ``selected.pt`` or ``last.pt`` in the run's folder, beside its ``definition.json``.
+        data_root: of shards; the dataset that the run was trained on must be there.
+        cards: folder of further cards.
+
+    Raises:
+        ConfigError: the folder is no run's, or the checkpoint is missing, damaged, of another network, or would
+            run code when loaded.
+    """
+    folder = file.resolve().parent
+    try:
+        definition = Definition.model_validate_json((folder / "definition.json").read_bytes())
+        local = json.loads((folder / "request.json").read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder} is no run's folder: it holds no {Path(error.filename).name}") from None
+    except (ValidationError, ValueError) as error:
+        raise ConfigError(f"{folder}: its definition.json or request.json is damaged; run it again") from error
+    state = checkpoint.load(file)
+    if "model" not in state:
+        raise ConfigError(f"checkpoint {file} is none of this run's; give selected.pt or last.pt of its folder")
+    experiment = Experiment(
+        Request(
+            method=definition.method.name,
+            dataset=f"{definition.dataset.name}@{definition.dataset.variant}",
+            backbone=definition.backbone.name,
+            weights=local["weights"],
+            seed=definition.seed,
+            data_root=data_root,
+            runs_root=folder.parents[1],
+            selector=definition.selector,
+            settings=definition.method.config,
+            training=definition.training,
+            epg_samples=definition.evaluation["epg_samples"],
+            attributions=tuple(definition.evaluation.get("attributions", DEFAULT)),
+            cards=cards or (Path(local["cards"]) if local["cards"] else None),
+            workers=0,
+        ),
+        Reporter(),
+    )
+    built = experiment.dataset.manifest.fingerprint
+    if built != definition.dataset.fingerprint:
+        raise ConfigError(
+            f"run {definition.id} was trained on a build of {experiment.request.dataset} with fingerprint"
+            f" {definition.dataset.fingerprint[:12]}, but {data_root} holds {built[:12]}; name its data with --data"
+        )
+    trainer = experiment.trainer()
+    try:
+        trainer.load_state(state["model"])
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[:300]
+        raise ConfigError(f"checkpoint {file} does not fit run {definition.id}: {problem}") from error
+    trainer.model.eval()
+    return experiment, trainer
+
+
+def _is_plain(run: str) -> bool:
+    return all(c.isalnum() or c in "-_" for c in run)

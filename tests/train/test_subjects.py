@@ -1,0 +1,180 @@
+"""A run's checkpoint and torchvision's classifiers, evaluated as they are through the command line."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from captum.attr import InputXGradient, LayerGradCam
+from torch import nn
+
+from aimbench.errors import ConfigError
+from aimbench.models.classifier import Classifier, Head, Output
+from aimbench.models.torchvision_networks import TorchvisionHead, TorchvisionNetwork
+from aimbench.results.store import Store
+from aimbench.results.validate import check_record
+from aimbench.train import checkpoint
+from aimbench.train.attributions import attribute
+from aimbench.train.method import Method, MethodConfig
+from aimbench.train.subjects import ChosenOutputs
+
+SMALL = "shufflenet_v2_x0_5"
+
+
+@pytest.mark.parametrize("method", ["erm", pytest.param("aim", marks=pytest.mark.slow), "oracle_mask"])
+def test_a_runs_checkpoint_gives_the_runs_predictions(
+    method: str, evaluate: Any, experiment: Callable[..., Any], tmp_path: Path
+) -> None:
+    trial = experiment(method, training={"epochs": 1})
+    expected = trial.run()
+    words = ["--checkpoint", str(trial.folder / "selected.pt"), "--epg-samples", "8"]
+    status, record, error = evaluate(*words, size=None)
+    assert status == 0, error
+    assert record["metrics"]["test"]["accuracy"] == expected.record.metrics["test"].accuracy.model_dump()
+    for name, score in expected.record.metrics["test"].epg.items():
+        assert record["metrics"]["test"]["epg"][name]["value"] == pytest.approx(score.value, abs=1e-5), name
+    assert record["id"] != trial.id
+    assert record["method"] == expected.record.method.model_dump()
+    assert record["training"]["external"] == "a checkpoint of a run"
+    assert record["training"]["run"] == trial.id
+    store = Store(tmp_path / "results")
+    assert check_record(store, store.records / "waterbirds" / f"{record['id']}.json") == []
+    assert "is recorded already" in evaluate(*words, size=None)[2]
+
+
+def test_what_is_no_checkpoint_of_a_run_is_one_line(
+    evaluate: Any, experiment: Callable[..., Any], tmp_path: Path
+) -> None:
+    trial = experiment("erm", training={"epochs": 1})
+    trial.trainer().fit()
+    file = trial.folder / "selected.pt"
+
+    def refused(path: Path, **where: Any) -> str:
+        status, _, error = evaluate("--checkpoint", str(path), **where)
+        assert status == 2
+        assert error.count("\n") == 1
+        return str(error)
+
+    # Of other classes: the run knows two, TravelingBirds' mini asks for ten species.
+    assert "is none of the model's 2 classes" in refused(file, dataset="travelingbirds@mini")
+    lonely = tmp_path / "lonely"
+    lonely.mkdir()
+    shutil.copy(file, lonely)
+    assert "is no run's folder: it holds no definition.json" in refused(lonely / "selected.pt")
+    assert "does not exist" in refused(trial.folder / "best.pt")
+    state = checkpoint.load(file)
+    checkpoint.save(trial.folder / "weights.pt", {"epoch": 0})
+    assert "is none of this run's" in refused(trial.folder / "weights.pt")
+    (weight,) = [name for name in state["model"] if name.endswith("classifier.weight")]
+    state["model"][weight] = torch.zeros(7, state["model"][weight].shape[1])
+    checkpoint.save(file, state)
+    assert "does not fit run" in refused(file)
+    file.write_bytes(b"no checkpoint")
+    assert "checkpoint" in refused(file)
+
+
+class Fixed(Head):
+    def forward(self, features: list[torch.Tensor], mask: torch.Tensor | None = None) -> Output:
+        logits = features[0]
+        return Output(logits=logits, stage_logits={"S2": 2 * logits}, embedding=logits)
+
+
+def test_outputs_are_chosen_by_position() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0]])
+    output = ChosenOutputs(Fixed(), [2, 0])([logits])
+    assert output.logits.tolist() == [[3.0, 1.0]]
+    assert output.stage_logits["S2"].tolist() == [[6.0, 2.0]]
+    assert output.embedding is logits
+
+
+def test_a_torchvision_classifier_with_weights_of_ones_own(
+    evaluate: Any, mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aimbench.data.dataset import ShardDataset
+    from aimbench.data.decode import decode
+    from aimbench.data.transforms import Transform, TransformConfig
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(SMALL, num_classes=3).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    (tmp_path / "classes.txt").write_text("waterbird\nfish\nlandbird\n")
+    words = ["--torchvision", SMALL, "--checkpoint", str(tmp_path / "theirs.pt")]
+    words += ["--classes", str(tmp_path / "classes.txt"), "--epg-samples", "4"]
+    status, record, error = evaluate(*words)
+    assert status == 0, error
+    assert record["backbone"]["name"] == f"torchvision/{SMALL}"
+    assert record["training"] == {"external": "a model as it is", "outputs": [2, 0]}
+    assert record["cost"]["parameters"] == sum(p.numel() for p in theirs.parameters()) - 1024 - 1  # without the fish
+    # Independent: the network as torchvision runs it, its three logits reduced to the two classes of the dataset.
+    store = Store(tmp_path / "results")
+    path = store.records / "waterbirds" / f"{record['id']}.json"
+    assert check_record(store, path) == []
+    rows = pd.read_parquet(path.with_suffix(".predictions.parquet")).query("split == 'test'").reset_index()
+    index = ShardDataset.open("waterbirds@mini", mini_root).split("test")
+    transform = Transform(TransformConfig(64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 256 / 224))
+    for i in range(4):
+        image, _ = transform(decode(index.read(i), mask_threshold=0.5), with_region=False)
+        logits = theirs(image[None])[0, [2, 0]].detach()
+        assert rows["prediction"][i] == int(logits.argmax())
+        assert rows["probability"][i] == pytest.approx(float(logits.softmax(dim=0)[int(index.label[i])]), abs=1e-4)
+    # Without a file the weights would come from the hub; a machine without it says so in one line.
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    status, _, error = evaluate("--torchvision", SMALL)
+    assert status == 2
+    assert "cannot be downloaded (no network); give --checkpoint FILE" in error
+    status, _, error = evaluate("--torchvision", "shufflenet_v2_x05")
+    assert status == 2
+    assert "did you mean 'shufflenet_v2_x0_5'" in error
+
+
+def offline(*_: Any, **__: Any) -> None:
+    raise OSError("no network")
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "size"),
+    [(SMALL, "conv5", 96), ("resnet18", "layer4", 96), pytest.param("swin_t", "permute", 224, marks=pytest.mark.slow)],
+)
+def test_attributions_of_torchvisions_networks_are_captums(name: str, layer: str, size: int) -> None:
+    torch.manual_seed(0)
+    pyramid = TorchvisionNetwork(name)
+    head = TorchvisionHead(pyramid, 5)
+    model = Classifier(pyramid, head).eval()
+    image, label = torch.randn(3, 3, size, size), torch.tensor([0, 4, 2])
+    maps = attribute(model, Method(MethodConfig()), image, label).maps
+    # The network as torchvision builds it, with the same classifier where it was.
+    plain = nn.Sequential(pyramid.network, head.classifier).eval()
+    gradcam = LayerGradCam(plain, pyramid.network.get_submodule(layer))
+    gradient = InputXGradient(plain)
+    for i in range(len(image)):
+        one, target = image[i : i + 1], int(label[i])
+        expected = gradcam.attribute(one, target=target, relu_attributions=True)[0, 0].detach()
+        torch.testing.assert_close(maps["gradcam"][i], expected, atol=1e-6, rtol=1e-4)
+        expected = gradient.attribute(one.clone().requires_grad_(), target=target)[0].sum(dim=0).detach()
+        torch.testing.assert_close(maps["input_x_gradient"][i], expected, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_of_torchvisions() -> None:
+    pyramid = TorchvisionNetwork("vit_b_32")
+    model = Classifier(pyramid, TorchvisionHead(pyramid, 2)).eval()
+    image, label = torch.randn(1, 3, 224, 224), torch.tensor([1])
+    assert attribute(model, Method(MethodConfig()), image, label).maps["gradcam"].shape == (1, 7, 7)
+    tokens = torch.zeros(1, 50, 4)
+    tokens[0, 0], tokens[0, 1 + 2 * 7 + 5] = -1, 3  # the class token; row 2, column 5
+    assert torch.nonzero(pyramid.token_map(tokens, image)[0, 0]).tolist() == [[2, 5]]
+    with pytest.raises(ConfigError, match="takes images of 224 px, not 64"):
+        pyramid(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ConfigError, match="take timm's Vision Transformer"):
+        attribute(model, Method(MethodConfig()), image, label, names=["attention_rollout"])
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_0", "googlenet"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_networks_without_one_linear_classifier_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="no chain that ends in one linear classifier"):
+        TorchvisionNetwork(name)
