@@ -16,7 +16,7 @@ from aimbench.methods.aim.model import AIMHead
 from aimbench.models.backbones import FeaturePyramid, create_pyramid
 from aimbench.models.catalogue import BACKBONES
 from aimbench.models.classifier import Classifier, Head, LinearHead
-from aimbench.train.experiment import gmacs
+from aimbench.train.cost import gmacs
 
 CLASSES = 200
 SIDE = 224

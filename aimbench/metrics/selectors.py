@@ -98,6 +98,21 @@ SELECTORS: dict[str, Selector] = {
 }
 
 
+def check_headline(name: str) -> None:
+    """Checks that a run may be reported by the named selector.
+
+    Raises:
+        ConfigError: it is unknown, or reads the test set.
+    """
+    if name not in SELECTORS:
+        raise ConfigError(f"unknown selector '{name}': {nearest_names(name, SELECTORS)}")
+    if SELECTORS[name].oracle:
+        raise ConfigError(
+            f"selector '{name}' reads the test set and can never be a headline; every record shows it beside the"
+            " others, so choose one of them"
+        )
+
+
 def select(name: str, epochs: Sequence[EpochScore]) -> int:
     """Index of the epoch that the named selector chooses.
 

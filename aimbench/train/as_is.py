@@ -17,9 +17,10 @@ from aimbench.models.backbones import FeaturePyramid
 from aimbench.record import BackboneInfo, Cost, Definition, MethodInfo, Record
 from aimbench.train.attributions import DEFAULT, check_attributions
 from aimbench.train.config import TrainConfig
+from aimbench.train.cost import gmacs
 from aimbench.train.environment import code_info, environment, peak_memory_mb
 from aimbench.train.evaluate import BATCH, look
-from aimbench.train.experiment import Result, gmacs
+from aimbench.train.experiment import Result
 from aimbench.train.predictions import Inference
 from aimbench.train.progress import Reporter
 from aimbench.train.scoring import dataset_info, evaluation_settings, prediction_table, score

@@ -1,8 +1,11 @@
 """Training settings that every method shares. A method's own settings live with the method."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aimbench.errors import ConfigError, nearest_names
 
 
 class TrainConfig(BaseModel):
@@ -42,3 +45,20 @@ class TrainConfig(BaseModel):
     """Memory layout of images and convolutions."""
     grad_clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient."""
+
+
+def read_config(values: Mapping[str, Any]) -> TrainConfig:
+    """Checked settings.
+
+    Raises:
+        ConfigError: a name is unknown or a value out of its range.
+    """
+    for key in values:
+        if key not in TrainConfig.model_fields:
+            raise ConfigError(f"unknown training setting '{key}': {nearest_names(key, TrainConfig.model_fields)}")
+    try:
+        return TrainConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"training setting '{where}' is {first['input']!r}: {first['msg']}") from error

@@ -10,37 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import cpu_split
 from aimbench.data.ranks import by_first, is_first
 from aimbench.data.transforms import TransformConfig
-from aimbench.errors import ConfigError, nearest_names
 from aimbench.metrics.health import warnings as health_warnings
-from aimbench.metrics.selectors import SELECTORS, selector_scores
+from aimbench.metrics.selectors import SELECTORS, check_headline, selector_scores
 from aimbench.models.backbones import FeaturePyramid, create_pyramid
 from aimbench.models.classifier import Classifier
 from aimbench.models.weights import load_weights
 from aimbench.needs import GroupCounts
-from aimbench.record import (
-    BackboneInfo,
-    Cost,
-    Definition,
-    MethodInfo,
-    Record,
-)
+from aimbench.record import BackboneInfo, Definition, MethodInfo, Record
+from aimbench.train import checkpoint
 from aimbench.train.attributions import DEFAULT, check_attributions
-from aimbench.train.config import TrainConfig
-from aimbench.train.environment import code_info, environment, peak_memory_mb
+from aimbench.train.config import read_config
+from aimbench.train.cost import cost
+from aimbench.train.environment import code_info, environment
 from aimbench.train.evaluate import Looked, look
 from aimbench.train.live import make_loggers
 from aimbench.train.loop import Trainer
 from aimbench.train.method import Method
 from aimbench.train.predictions import Predictions
-from aimbench.train.processes import check_processes, explains_a_death, start
+from aimbench.train.processes import check_processes, explains_a_death, is_first_by_environment, start
 from aimbench.train.progress import Reporter
 from aimbench.train.registry import get_method
 from aimbench.train.scoring import dataset_info, evaluation_settings, group_counts, prediction_table, score
@@ -128,10 +120,10 @@ class Experiment:
         self.method: Method = method_class(method_class.configure(request.settings, request.preset))
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
         self.method.check(self._group_counts())
-        self.config = _train_config({**method_class.training_defaults, **request.training})
+        self.config = read_config({**method_class.training_defaults, **request.training})
         check_processes(self.method, self.config.loader, request.devices, request.nodes)
         self.selector = request.selector or self.dataset.card.default_selector
-        _check_selector(self.selector)
+        check_headline(self.selector)
         self.attributions = check_attributions(request.attributions)
         loaded = loaded or LoadedBackbone.load(request.backbone, request.weights, request.seed)
         self.pyramid, self.backbone = loaded.pyramid, loaded.info
@@ -177,7 +169,7 @@ class Experiment:
     def trainer(self, *, fresh: bool = False) -> Trainer:
         """The training loop of this experiment, with its model built; ``fresh`` forgets earlier checkpoints."""
         request = self.request
-        loggers = make_loggers(request.log, self.folder, self.id)
+        loggers = make_loggers(request.log, self.folder, self.id) if is_first_by_environment() else []
         fabric = start(request.accelerator, self.config.precision, request.devices, request.nodes, loggers)
         self.reporter.console.quiet = self.reporter.console.quiet or not is_first()
         pixels = self.config.augment or self.method.needs_images or self.config.loader == "stream"
@@ -264,32 +256,20 @@ class Experiment:
 
     def _group_counts(self) -> GroupCounts:
         manifest = self.dataset.manifest
-        return GroupCounts(
-            len(manifest.classes),
-            manifest.groups,
-            group_counts(self.dataset, "train"),
-            group_counts(self.dataset, "val"),
-        )
+        train, val = (group_counts(self.dataset, split) for split in ("train", "val"))
+        return GroupCounts(len(manifest.classes), manifest.groups, train, val)
 
     def _look(self, trainer: Trainer) -> Looked | None:
-        if self.request.epg_samples == 0:
+        count = self.request.epg_samples
+        if count == 0:
             return None
         return look(
-            trainer.fabric,
-            trainer.model,
-            self.method,
-            trainer.data,
-            "test",
-            self.request.epg_samples,
-            self.reporter,
-            self.attributions,
+            trainer.fabric, trainer.model, self.method, trainer.data, "test", count, self.reporter, self.attributions
         )
 
     def _record(
         self, trainer: Trainer, predictions: Mapping[str, Predictions], looked: Looked | None, seconds: float
     ) -> Record:
-        from aimbench.train import checkpoint
-
         if looked is not None:
             for warning in health_warnings(looked.health):
                 self.reporter.warn(warning)
@@ -301,56 +281,16 @@ class Experiment:
             metrics=score(self.dataset, predictions, looked),
             selectors=selector_scores(trainer.scores()),
             phases=trainer.clock.log,
-            cost=self._cost(trainer, seconds),
+            cost=cost(
+                trainer.model,
+                self.config.image_size,
+                seconds=seconds,
+                step_seconds=trainer.clock.seconds,
+                images=trainer.clock.images,
+            ),
             code=code_info(),
             environment=environment(
                 trainer.fabric.device, torch.get_num_threads(), self.request.devices, self.request.nodes
             ),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
-    def _cost(self, trainer: Trainer, seconds: float) -> Cost:
-        model = trainer.model
-        clock = trainer.clock
-        return Cost(
-            parameters=sum(p.numel() for p in model.parameters()),
-            trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-            gmacs=gmacs(model, self.config.image_size),
-            wall_seconds=round(seconds, 2),
-            train_images_per_second=round(clock.images / clock.seconds, 2) if clock.seconds else None,
-            peak_memory_mb=round(peak_memory_mb(trainer.fabric.device), 1),
-        )
-
-
-def gmacs(model: Classifier, image_size: int) -> float:
-    """Multiply-accumulates of one image's forward pass, in 1e9."""
-    device = next(model.parameters()).device
-    image = torch.zeros(1, 3, image_size, image_size, device=device)
-    mask = torch.ones(1, 1, image_size, image_size, device=device) if model.head.reads_mask else None
-    model.eval()
-    # The counter knows attention's fused kernels on a GPU only; as plain products it counts them anywhere.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.predict(model.features(image), mask)
-    return round(float(counter.get_total_flops()) / 2e9, 4)
-
-
-def _train_config(values: Mapping[str, Any]) -> TrainConfig:
-    for key in values:
-        if key not in TrainConfig.model_fields:
-            raise ConfigError(f"unknown training setting '{key}': {nearest_names(key, TrainConfig.model_fields)}")
-    try:
-        return TrainConfig(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"training setting '{where}' is {first['input']!r}: {first['msg']}") from error
-
-
-def _check_selector(name: str) -> None:
-    if name not in SELECTORS:
-        raise ConfigError(f"unknown selector '{name}': {nearest_names(name, SELECTORS)}")
-    if SELECTORS[name].oracle:
-        raise ConfigError(
-            f"selector '{name}' reads the test set and can never be a headline; every record shows it beside the"
-            " others, so choose one of them"
         )

@@ -23,9 +23,11 @@ died is noticed at once, by its closed connection or by what started it."""
 
 def is_first_by_environment() -> bool:
     """Whether this process will be the first, before the processes have met."""
-    # torchrun, SLURM and Fabric each name the rank; whoever starts nothing is first.
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+    for name in ("RANK", "SLURM_PROCID"):  # torchrun's and SLURM's, over all machines
+        if name in os.environ:
+            return os.environ[name] == "0"
+    # Fabric's own start numbers the machines and, on each, the processes.
+    return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
 def check_processes(method: Method, loader: str, devices: int, nodes: int) -> None:

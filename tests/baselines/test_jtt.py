@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from aimbench.baselines.jtt import with_repeated
 from aimbench.train import checkpoint
-from aimbench.train.loop import Trainer
 from aimbench.train.method import Progress
+from aimbench.train.steps import Steps
 
 
 def test_errors_are_repeated_and_everything_else_comes_once() -> None:
@@ -26,10 +26,9 @@ def test_what_the_first_model_misclassified_is_what_is_repeated(
 ) -> None:
     drawn: dict[str, Counter[int]] = {}
     wrong: set[int] = set()
-    step = Trainer._step
+    step = Steps.step
 
-    def noting(trainer: Trainer, model: Any, optimizer: Any, batch: Any, *further: Any) -> Any:
-        progress = next(value for value in further if isinstance(value, Progress))
+    def noting(steps: Steps, batch: Any, size: int, progress: Progress) -> Any:
         phase = "identify" if progress.epochs == 2 else "train"
         if phase == "train" and progress.step == 0:
             # The error set anew, from the first phase's last checkpoint, without the engine's predictions.
@@ -42,9 +41,9 @@ def test_what_the_first_model_misclassified_is_what_is_repeated(
                 losses = F.cross_entropy(logits, part.label, reduction="none").exp()
                 wrong.update(part.index[losses > 2].tolist())  # two classes: wrong if p_y < 1/2
         drawn.setdefault(phase, Counter()).update(batch.index.tolist())
-        return step(trainer, model, optimizer, batch, *further)
+        return step(steps, batch, size, progress)
 
-    monkeypatch.setattr(Trainer, "_step", noting)
+    monkeypatch.setattr(Steps, "step", noting)
     settings = {"identify_epochs": 2, "upweight": 5, "copies": copies}
     trial = experiment("jtt", settings=settings, training={"epochs": 1})
     trial.trainer().fit()

@@ -12,7 +12,7 @@ from aimbench.methods.aim.model import AIMHead
 from aimbench.models.backbones import create_pyramid
 from aimbench.models.classifier import Classifier, LinearHead
 from aimbench.train.api import Progress
-from aimbench.train.experiment import gmacs
+from aimbench.train.cost import gmacs
 from aimbench.train.registry import get_method
 
 SLOW = pytest.mark.slow

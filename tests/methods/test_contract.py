@@ -13,6 +13,7 @@ from aimbench.results.store import Store, parquet_name
 from aimbench.results.validate import check_record
 from aimbench.train.loop import Trainer
 from aimbench.train.registry import get_method, list_methods
+from aimbench.train.steps import Steps
 
 METHODS = [entry.name for entry in list_methods()]
 TRAINED = ["head", pytest.param("all", marks=pytest.mark.slow)]
@@ -102,18 +103,18 @@ def test_every_trained_parameter_gets_a_gradient(
     trial = experiment(method, settings=QUICK.get(method, {}), training={"train": train, "epochs": 1})
     without: set[str] = set()
     steps = 0
-    step = Trainer._step
+    step = Steps.step
 
-    def noting(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+    def noting(taking: Steps, *args: Any) -> Any:
         nonlocal without, steps
-        values = step(trainer, *args, **kwargs)
-        trained = [(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad]
+        values = step(taking, *args)
+        trained = [(n, p) for n, p in taking.classifier.named_parameters() if p.requires_grad]
         missing = {n for n, p in trained if p.grad is None and not OWN_HEAD.search(n)}
         without = missing if steps == 0 else without & missing
         steps += 1
         return values
 
-    monkeypatch.setattr(Trainer, "_step", noting)
+    monkeypatch.setattr(Steps, "step", noting)
     trial.trainer().fit()
     assert steps
     assert without == set(), "no loss reaches these parameters"

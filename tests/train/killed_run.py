@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from aimbench.cli import main
 from aimbench.train import checkpoint
 from aimbench.train.api import Batch, Classifier, Loss, Method, Phase, Progress, Regime, Run, register_method
-from aimbench.train.loop import Trainer
+from aimbench.train.steps import Steps
 
 
 @register_method("two_phases", regime=Regime(), source="a test")
@@ -44,7 +44,7 @@ def stop_dead() -> None:
 def arm(where: str, count: int) -> None:
     """Patches the engine so that the process ends at the point named."""
     calls = 0
-    step, save = Trainer._step, checkpoint.save
+    step, save = Steps.step, checkpoint.save
 
     def counted_step(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -65,7 +65,7 @@ def arm(where: str, count: int) -> None:
             stop_dead()
 
     if where == "step":
-        Trainer._step = counted_step  # type: ignore[method-assign]
+        Steps.step = counted_step  # type: ignore[method-assign]
     elif where in ("checkpoint", "phase"):
         checkpoint.save = counted_save
 

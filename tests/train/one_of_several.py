@@ -19,7 +19,7 @@ import torch
 from aimbench.errors import AimbenchError
 from aimbench.train import checkpoint
 from aimbench.train.experiment import Experiment, Request
-from aimbench.train.loop import Trainer
+from aimbench.train.steps import Steps
 
 
 def request(changes: dict[str, Any], folder: Path, data: Path, count: int) -> Request:
@@ -42,7 +42,7 @@ def request(changes: dict[str, Any], folder: Path, data: Path, count: int) -> Re
 
 def stop_before(step: int) -> None:
     """Stops this process dead before its ``step``th step."""
-    original, calls = Trainer._step, 0
+    original, calls = Steps.step, 0
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -51,7 +51,7 @@ def stop_before(step: int) -> None:
             os._exit(9)
         return original(*args, **kwargs)
 
-    Trainer._step = counted  # type: ignore[method-assign]
+    Steps.step = counted  # type: ignore[method-assign]
 
 
 def main(cases: dict[str, Any], folder: Path, data: Path, count: int, dies: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from aimbench.train import checkpoint
-from aimbench.train.loop import Trainer
+from aimbench.train.steps import Steps
 
 TINY = "test_convnext.r160_in1k"
 SCRIPT = Path(__file__).with_name("killed_run.py")
@@ -90,7 +90,7 @@ def test_resuming_within_a_process(
 ) -> None:
     expected = experiment(method, runs_root=tmp_path / "whole").run()
     killed = experiment(method, runs_root=tmp_path / "killed")
-    step, calls = Trainer._step, 0
+    step, calls = Steps.step, 0
 
     def die_at_the_eleventh(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -100,7 +100,7 @@ def test_resuming_within_a_process(
         return step(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", die_at_the_eleventh)
+        patch.setattr(Steps, "step", die_at_the_eleventh)
         with pytest.raises(_KilledError):
             killed.run()
     resumed = experiment(method, runs_root=tmp_path / "killed")
