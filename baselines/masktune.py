@@ -7,6 +7,7 @@ f' = f after one epoch on (x_masked, y), with the optimiser as ERM left it
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -62,7 +63,7 @@ class MaskTune(ERM):
             )
         self._heat = None
         yield Phase("erm")
-        self._heat = run.map_photographs("xgradcam", xgradcam)
+        self._heat = run.map_training("xgradcam", partial(xgradcam, image_size=run.config.image_size))
         yield Phase("masked", epochs=1, keep_optimizer=True, images=True, settings={"augment": False})
 
     def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
@@ -76,19 +77,25 @@ class MaskTune(ERM):
         return F.cross_entropy(model(Batch(batch.index, batch.label, image=masked)).logits, batch.label)
 
 
-def xgradcam(model: Classifier, batch: Batch) -> Tensor:
+def xgradcam(model: Classifier, batch: Batch, image_size: int) -> Tensor:
     """XGradCAM (Fu et al. 2020) of the predicted class, ``(N, h, w)``, not negative, at S3's resolution.
 
     Each channel is weighted by its activation's share of the gradient: sum(gradient * activation) / sum(activation).
+
+    Args:
+        model: in evaluation mode.
+        batch: images, or the maps of them that the head reads.
+        image_size: side of the square network input.
     """
     with torch.no_grad():
-        features = model.features(batch.image)
+        features = batch.features if batch.features is not None else model.features(batch.image)
     last = features[-1].detach().requires_grad_()
     logits = model.predict([*features[:-1], last]).logits
     (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), last)
     activation = last.detach()
     if model.pyramid.is_token_grid:
-        activation, gradient = (model.pyramid.token_map(tokens, batch.image) for tokens in (activation, gradient))
+        image = activation.new_empty(1, 3, image_size, image_size)  # of its size alone
+        activation, gradient = (model.pyramid.token_map(tokens, image) for tokens in (activation, gradient))
     total = activation.sum(dim=(2, 3), keepdim=True)
     weight = (gradient * activation / (total + EPSILON)).sum(dim=(2, 3), keepdim=True)
     return (weight * activation).sum(dim=1).relu()

@@ -151,9 +151,9 @@ class Trainer:
         """Embeddings of the model as it stands."""
         return self._inference.embed(self.model, split)
 
-    def photographs(self, split: str) -> Iterator[Batch]:
-        """Batches of images in the split's order, on the device, without augmentation."""
-        return self._inference.photographs(split)
+    def maps(self, split: str) -> Iterator[Batch]:
+        """Batches of images, or of a frozen backbone's maps, in the split's order, on the device, not augmented."""
+        return self._inference.maps(split)
 
     @contextmanager
     def selected(self) -> Iterator[Classifier]:

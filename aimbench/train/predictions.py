@@ -139,10 +139,10 @@ class Inference:
         embedding, label = (np.concatenate([part[column] for part in parts])[first] for column in (1, 2))
         return Embeddings(embedding, label)
 
-    def photographs(self, split: str) -> Iterator[Batch]:
-        """Batches of images in the split's order, on the device, without augmentation."""
-        source = self._data.photographs(split, self._config.batch_size, region=False)
-        with self._reporter.task(f"images of {split}", len(source)) as task:
+    def maps(self, split: str) -> Iterator[Batch]:
+        """Batches of images, or of a frozen backbone's maps, in the split's order, on the device, not augmented."""
+        source = self._data.maps(split)
+        with self._reporter.task(f"maps of {split}", len(source)) as task:
             for batch in source.epoch(np.arange(len(source)), seed=0):
                 yield batch.to(self._fabric.device, channels_last=self._config.channels_last)
                 task.advance(len(batch))

@@ -33,8 +33,8 @@ class Engine(Protocol):
         """Embeddings of the model as it stands."""
         ...
 
-    def photographs(self, split: str) -> Iterator[Batch]:
-        """Batches of images in the split's order, on the device, without augmentation."""
+    def maps(self, split: str) -> Iterator[Batch]:
+        """Batches of images, or of a frozen backbone's maps, in the split's order, on the device, not augmented."""
         ...
 
     def selected(self) -> AbstractContextManager[Classifier]:
@@ -108,13 +108,13 @@ class Run:
             self._must_train_on_val("run.embeddings('val')")
         return self._kept(f"{split}-embeddings", Embeddings, lambda: self._engine.embed(split))
 
-    def map_photographs(self, name: str, function: Callable[[Classifier, Batch], torch.Tensor]) -> torch.Tensor:
-        """Applies ``function`` to every training image with the last phase's selected model; kept under ``name``.
+    def map_training(self, name: str, function: Callable[[Classifier, Batch], torch.Tensor]) -> torch.Tensor:
+        """Applies ``function`` to every training sample with the last phase's selected model; kept under ``name``.
 
         Args:
             name: of what is computed.
-            function: gets the model in evaluation mode and a batch of images without augmentation; its
-                result has a row for each.
+            function: gets the model in evaluation mode and a batch without augmentation, which holds images or, if
+                the backbone is frozen, the maps of it that the head reads; its result has a row for each sample.
 
         Returns:
             All rows, ``(N_train, ...)``.
@@ -124,7 +124,7 @@ class Run:
         def compute() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._engine.selected() as model:
-                rows = [function(model, batch).detach().cpu() for batch in self._engine.photographs("train")]
+                rows = [function(model, batch).detach().cpu() for batch in self._engine.maps("train")]
             partial = path.with_suffix(".partial.npy")
             np.save(partial, torch.cat(rows).numpy())
             partial.replace(path)

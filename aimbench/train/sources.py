@@ -49,7 +49,8 @@ class RunData:
         dataset: opened shards.
         transform: of training images; evaluation uses it without augmentation.
         pyramid: the backbone.
-        entries: pyramid entries that the head reads.
+        entries: pyramid entries that the head is handed in training and evaluation.
+        stages: pyramid entries that the head reads of whole maps, not pooled.
         frozen: features may be computed once and reused.
         fields: batch entries that the method's regime opens.
         stream: training images are read through the shards from front to back.
@@ -65,6 +66,7 @@ class RunData:
         pyramid: FeaturePyramid,
         *,
         entries: tuple[int, ...],
+        stages: tuple[int, ...],
         frozen: bool,
         fields: frozenset[str],
         batch_size: int,
@@ -80,6 +82,7 @@ class RunData:
         self.frozen = frozen
         self._pyramid = pyramid
         self._entries = entries
+        self._stages = stages
         self._fields = fields
         self._batch_size = batch_size
         self._stream = stream
@@ -117,6 +120,12 @@ class RunData:
         fields = frozenset({"mask"}) if region else frozenset[str]()
         return self._images(split, self.transform.without_augmentation(), batch_size, fields, cached=False)
 
+    def maps(self, split: str) -> Source:
+        """Any split without augmentation, nothing pooled: a frozen backbone's maps, else images."""
+        if not self.frozen:
+            return self.photographs(split, self._batch_size, region=False)
+        return self._features_of(split, self._stages, self._batch_size, frozenset())
+
     def regions(self, split: str) -> Tensor:
         """Ground truth of a split, ``(N, 1, H, W)`` in {0, 1}, empty where a sample has none.
 
@@ -132,22 +141,19 @@ class RunData:
         name = f"{split}{' augmented' if transform.augment else ''}{' images' if images else ''}"
         if name not in self._sources:
             if self.frozen and not images and not transform.augment:
-                by_first(lambda: self._compute_features(split))
-                self._sources[name] = FeatureSource(
-                    self._features,
-                    split,
-                    self.dataset.split(split),
-                    self._entries,
-                    batch_size,
-                    fields=self._fields,
-                )
+                self._sources[name] = self._features_of(split, self._entries, batch_size, self._fields)
             else:
                 self._sources[name] = self._images(split, transform, batch_size, self._fields, cached=not images)
         return self._sources[name]
 
-    def _compute_features(self, split: str) -> None:
-        region = "mask" in self._fields
-        missing = self._features.missing(split, self._entries, region=region)
+    def _features_of(
+        self, split: str, entries: tuple[int, ...], batch_size: int, fields: frozenset[str]
+    ) -> FeatureSource:
+        by_first(lambda: self._compute_features(split, entries, region="mask" in fields))
+        return FeatureSource(self._features, split, self.dataset.split(split), entries, batch_size, fields=fields)
+
+    def _compute_features(self, split: str, entries: tuple[int, ...], *, region: bool) -> None:
+        missing = self._features.missing(split, entries, region=region)
         if not missing:
             return
         if missing == ["embedding"] and self._features.embed(split, self._pyramid, self._device):

@@ -32,7 +32,10 @@ def test_heat_is_channels_weighted_by_their_share_of_the_gradient(experiment: Ca
     trainer = experiment("masktune").trainer()
     batch = next(trainer.data.photographs("val", 3, region=False).epoch(np.arange(3), seed=0))
     model = trainer.model.eval()
-    heat = xgradcam(model, batch)
+    heat = xgradcam(model, batch, 64)
+    (cached,) = (part for part in trainer.data.maps("val").epoch(np.arange(3), seed=0))
+    assert not cached.has_image
+    torch.testing.assert_close(xgradcam(model, cached, 64), heat, rtol=1e-4, atol=1e-5)
     for i in range(3):
         features = [f.detach() for f in model.features(batch.image[i : i + 1])]
         features[-1].requires_grad_()

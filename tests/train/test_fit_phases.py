@@ -258,7 +258,7 @@ def test_the_selected_model_maps_the_photographs_and_the_last_one_goes_on(
     class Mapping(CrossEntropy):
         def phases(self, run: Run) -> Iterator[Phase]:
             yield Phase("constants", epochs=2, fit=fit)
-            seen.append(run.map_photographs("logits", lambda model, batch: model(batch).logits))
+            seen.append(run.map_training("logits", lambda model, batch: model(batch).logits))
             seen.append(run.predict("train"))
 
     def fit(model: Classifier, epoch: int) -> Fitted:
