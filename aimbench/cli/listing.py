@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aimbench.needs import MEANING, GroupCounts, unmet
+from aimbench.cli.columns import print_columns
+from aimbench.needs import GroupCounts, unmet
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -26,9 +27,11 @@ def methods(
     from aimbench.train.registry import get_method, list_methods, method_card
 
     if name is not None:
+        from aimbench.cli.reproduction import print_reproduction
+
         _print_method(get_method(name))
         if (card := method_card(name)) is not None:
-            _print_card(card)
+            print_reproduction(name, card)
         return
     datasets = [load_card(dataset) for dataset in list_cards()]
     rows = []
@@ -36,7 +39,7 @@ def methods(
         card = method_card(method.name)
         undefined = ", ".join(_undefined_on(card, datasets)) if card is not None else ""
         rows.append((method.name, _regime(method.regime), undefined, method.summary, method.source))
-    _print(("method", "labels used", "undefined on", "summary", "source"), rows)
+    print_columns(("method", "labels used", "undefined on", "summary", "source"), rows)
 
 
 @app.command()
@@ -49,7 +52,7 @@ def datasets() -> None:
         (card.name, ", ".join(sorted(card.variants)), card.ground_truth.kind, card.licence, card.title)
         for card in cards
     ]
-    _print(("dataset", "variants", "ground truth", "licence", "title"), rows)
+    print_columns(("dataset", "variants", "ground truth", "licence", "title"), rows)
 
 
 @app.command()
@@ -58,7 +61,7 @@ def backbones() -> None:
     from aimbench.models.catalogue import BACKBONES
 
     rows = [(b.name, b.family, f"{b.parameters_m:.1f} M", b.note) for b in BACKBONES]
-    _print(("backbone", "family", "parameters", "note"), rows)
+    print_columns(("backbone", "family", "parameters", "note"), rows)
 
 
 def _print_method(method: "type[Method]") -> None:
@@ -71,30 +74,12 @@ def _print_method(method: "type[Method]") -> None:
     if fields:
         typer.echo("")
         rows = [(key, _type(field), str(field.default), field.description or "") for key, field in fields.items()]
-        _print(("setting (--set)", "type", "default", "meaning"), rows)
+        print_columns(("setting (--set)", "type", "default", "meaning"), rows)
     if method.presets:
         typer.echo("")
-        _print(("preset (--preset)", "settings"), [(key, _words(values)) for key, values in method.presets.items()])
-
-
-def _print_card(card: "MethodCard") -> None:
-    typer.echo("")
-    typer.echo(f"paper: {card.title}, {card.authors}, {card.venue} {card.year} {card.url}".rstrip())
-    typer.echo(f"equation: {card.equation}")
-    typer.echo(f"labels: {card.regime}")
-    if card.needs:
-        typer.echo(f"needs: {'; '.join(MEANING[need] for need in card.needs)}")
-    if card.degenerates:
-        typer.echo(f"degenerates: {card.degenerates}")
-    typer.echo(f"frozen features: {card.frozen}")
-    typer.echo(f"deviations: {'; '.join(card.deviations)}")
-    typer.echo(f"published numbers: {', '.join(card.reference) or card.reference_note}")
-    if not card.official:
-        typer.echo(f"official settings: {card.official_note}")
-        return
-    typer.echo("")
-    rows = [(setting.name, str(setting.value), setting.origin) for setting in card.official]
-    _print(("official setting (Waterbirds)", "value", "read in"), rows)
+        print_columns(
+            ("preset (--preset)", "settings"), [(key, _words(values)) for key, values in method.presets.items()]
+        )
 
 
 def _undefined_on(method: "MethodCard", datasets: "Iterable[Card]") -> Iterator[str]:
@@ -142,23 +127,3 @@ def _words(values: Mapping[str, Any]) -> str:
 
 def _regime(regime: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in regime.items())
-
-
-def _print(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Prints aligned columns in a terminal and tab-separated ones into a pipe."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    # A licence or a summary may span lines in its source.
-    lines = [tuple(" ".join(cell.split()) for cell in row) for row in rows]
-    if not console.is_terminal:
-        for line in [header, *lines]:
-            typer.echo("\t".join(line))
-        return
-    table = Table(*header, box=box.SIMPLE_HEAD)
-    for line in lines:
-        table.add_row(*map(Text, line))
-    console.print(table)

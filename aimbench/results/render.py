@@ -75,7 +75,7 @@ def grid(table: Table) -> list[list[str]]:
     for number, row in enumerate(table.rows, 1):
         line = [f"{row.method} ({number})", row.regime or _MISSING, row.config or _MISSING]
         line += [row.settings or _MISSING] if with_settings else []
-        line += [str(row.n), *(_percent(row.cells.get(column.key), row) for column in table.columns)]
+        line += [str(row.n), *(percent(row.cells.get(column.key), row) for column in table.columns)]
         lines.append(line)
     return lines
 
@@ -122,7 +122,8 @@ def _header(table: Table) -> list[str]:
     return ["Method", "Regime", "Config", *settings, "n", *(column.title for column in table.columns)]
 
 
-def _percent(cell: Cell | None, row: Row) -> str:
+def percent(cell: Cell | None, row: Row) -> str:
+    """Returns a cell as text in percent: mean and spread over the runs, or a single run's interval."""
     if cell is None:
         return _MISSING
     text = f"{100 * cell.value:.1f}"

@@ -1,3 +1,6 @@
+import json
+import statistics
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -5,7 +8,9 @@ from typer.testing import CliRunner
 
 from aimbench.cli.listing import app
 from aimbench.errors import ConfigError
-from aimbench.train.registry import method_card
+from aimbench.train.registry import list_methods, method_card
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def run(*words: str) -> list[list[str]]:
@@ -41,6 +46,31 @@ def test_a_methods_card_is_shown_with_its_settings():
     lines = run("methods", "erm")
     assert ["frozen features: A linear layer on the pooled features, standardised per channel."] in lines
     assert ["lr", "0.001", "group_DRO repository (Sagawa et al. 2020), Waterbirds"] in lines
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in list_methods()])
+def test_every_method_shows_a_whole_reproduction_card(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("AIMBENCH_RESULTS", str(tmp_path))  # without records: what is missing is said
+    shown = {line[0].partition(":")[0] for line in run("methods", name)}
+    assert {"source", "labels used", "paper", "equation", "labels", "frozen features", "deviation", "ours"} <= shown
+    assert shown & {"official setting (Waterbirds)", "official settings"}
+    assert shown & {"published", "published numbers"}
+
+
+def test_published_numbers_stand_beside_those_of_our_records(monkeypatch):
+    monkeypatch.setenv("AIMBENCH_RESULTS", str(RESULTS))
+    lines = run("methods", "erm")
+    assert ["ERM", "waterbirds@100", "resnet50", "worst_group_accuracy", "38.4", "-", "-"] in [x[:7] for x in lines]
+    of_run = {}
+    for path in (RESULTS / "records" / "waterbirds").glob("erm-*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        shared = [record[name] for name in ("dataset", "method", "backbone", "training", "evaluation", "selector")]
+        values = of_run.setdefault(json.dumps(shared, sort_keys=True), [])
+        values.append(100 * record["metrics"]["test"]["accuracy"]["value"])
+    shown = {line[5] for line in lines if line[0].startswith("waterbirds@")}
+    several = [values for values in of_run.values() if len(values) > 1]
+    assert several
+    assert {f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" for values in several} <= shown
 
 
 def test_datasets_are_listed_from_their_cards(monkeypatch):

@@ -57,6 +57,17 @@ def test_there_is_a_page_for_each_dataset_method_and_run(site, records):
     }
 
 
+def test_a_methods_page_holds_its_card_what_was_published_and_our_rows(tmp_path, records):
+    store = Store(tmp_path / "results")
+    store.write(records[3])
+    shutil.copytree(Path(__file__).parents[2] / "results" / "reference", store.root / "reference")
+    write_site(store.root, tmp_path / "site")
+    page = (tmp_path / "site" / "methods" / "groupdro.html").read_text()
+    assert '<th scope="row">step_size</th><td>0.01</td><td>group_DRO repository, robust_step_size' in page
+    assert "<td>worst_group_accuracy</td><td>91.4</td>" in page
+    assert records[3].id in page
+
+
 def test_every_link_leads_to_a_page(site):
     for page in site.rglob("*.html"):
         for address in re.findall(r'(?:href|src)="([^"]+)"', page.read_text()):

@@ -16,12 +16,12 @@ from aimbench.record import Record
 from aimbench.results.digest import Digest, digest
 from aimbench.results.evidence import make_evidence
 from aimbench.results.reference import Reference, load_references, references_for
-from aimbench.results.render import command, title
+from aimbench.results.render import command, reference_grid, title
 from aimbench.results.render_evidence import NOTES, evidence_grid
 from aimbench.results.rerun import rerun_command
 from aimbench.results.site import charts
 from aimbench.results.store import Store
-from aimbench.results.tables import Table, make_tables
+from aimbench.results.tables import Row, Table, make_tables
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -71,7 +71,8 @@ def build_site(
             pages[Path("datasets") / f"{name}.html"] = page
         for name in sorted({run.method for run in runs}):
             rows = [(table, row) for table in tables for row in table.rows if row.method == name]
-            page = templates.get_template("method.html").render(name=name, rows=rows, card=method_card(name), **_up())
+            view = _method(name, rows, references, method_card(name))
+            page = templates.get_template("method.html").render(**view)
             pages[Path("methods") / f"{name}.html"] = page
         table_of = {run: table for table in tables for row in table.rows for run in row.records}
         run_page = templates.get_template("run.html")
@@ -141,6 +142,13 @@ def _dataset(
         "evidence_notes": NOTES,
         **_up(),
     }
+
+
+def _method(
+    name: str, rows: Sequence[tuple[Table, Row]], references: Sequence[Reference], card: MethodCard | None
+) -> dict[str, Any]:
+    published = [reference for reference in references if card is not None and reference.method in card.reference]
+    return {"name": name, "rows": rows, "card": card, "published": reference_grid(published), **_up()}
 
 
 def _evidence(table: Table, runs: Sequence[Digest]) -> list[list[list[str]]]:
