@@ -184,7 +184,6 @@ class Experiment:
             self.transform,
             self.pyramid.to(fabric.device),
             entries=model.head.cached_entries,
-            stages=model.head.stages,
             frozen=frozen,
             fields=self.method.regime.fields,
             batch_size=self.config.batch_size,

@@ -153,7 +153,7 @@ class Trainer:
 
     def maps(self, split: str) -> Iterator[Batch]:
         """Batches of images, or of a frozen backbone's maps, in the split's order, on the device, not augmented."""
-        return self._inference.maps(split)
+        return self._inference.maps(self.model, split)
 
     @contextmanager
     def selected(self) -> Iterator[Classifier]:

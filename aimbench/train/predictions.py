@@ -14,7 +14,7 @@ from aimbench.data.batch import Batch
 from aimbench.data.ranks import gather, share
 from aimbench.errors import ConfigError
 from aimbench.metrics.health import MaskHealth
-from aimbench.models.classifier import Output
+from aimbench.models.classifier import Classifier, Output
 from aimbench.train.config import TrainConfig
 from aimbench.train.progress import Reporter
 from aimbench.train.sources import RunData
@@ -139,9 +139,9 @@ class Inference:
         embedding, label = (np.concatenate([part[column] for part in parts])[first] for column in (1, 2))
         return Embeddings(embedding, label)
 
-    def maps(self, split: str) -> Iterator[Batch]:
+    def maps(self, model: Classifier, split: str) -> Iterator[Batch]:
         """Batches of images, or of a frozen backbone's maps, in the split's order, on the device, not augmented."""
-        source = self._data.maps(split)
+        source = self._data.maps(split, model.head.stages)
         with self._reporter.task(f"maps of {split}", len(source)) as task:
             for batch in source.epoch(np.arange(len(source)), seed=0):
                 yield batch.to(self._fabric.device, channels_last=self._config.channels_last)

@@ -49,8 +49,7 @@ class RunData:
         dataset: opened shards.
         transform: of training images; evaluation uses it without augmentation.
         pyramid: the backbone.
-        entries: pyramid entries that the head is handed in training and evaluation.
-        stages: pyramid entries that the head reads of whole maps, not pooled.
+        entries: pyramid entries that the head reads.
         frozen: features may be computed once and reused.
         fields: batch entries that the method's regime opens.
         stream: training images are read through the shards from front to back.
@@ -66,7 +65,6 @@ class RunData:
         pyramid: FeaturePyramid,
         *,
         entries: tuple[int, ...],
-        stages: tuple[int, ...],
         frozen: bool,
         fields: frozenset[str],
         batch_size: int,
@@ -82,7 +80,6 @@ class RunData:
         self.frozen = frozen
         self._pyramid = pyramid
         self._entries = entries
-        self._stages = stages
         self._fields = fields
         self._batch_size = batch_size
         self._stream = stream
@@ -120,11 +117,11 @@ class RunData:
         fields = frozenset({"mask"}) if region else frozenset[str]()
         return self._images(split, self.transform.without_augmentation(), batch_size, fields, cached=False)
 
-    def maps(self, split: str) -> Source:
-        """Any split without augmentation, nothing pooled: a frozen backbone's maps, else images."""
+    def maps(self, split: str, stages: tuple[int, ...]) -> Source:
+        """Any split without augmentation: these stages of a frozen backbone, not pooled, else images."""
         if not self.frozen:
             return self.photographs(split, self._batch_size, region=False)
-        return self._features_of(split, self._stages, self._batch_size, frozenset())
+        return self._features_of(split, stages, self._batch_size, frozenset())
 
     def regions(self, split: str) -> Tensor:
         """Ground truth of a split, ``(N, 1, H, W)`` in {0, 1}, empty where a sample has none.

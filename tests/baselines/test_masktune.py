@@ -33,7 +33,7 @@ def test_heat_is_channels_weighted_by_their_share_of_the_gradient(experiment: Ca
     batch = next(trainer.data.photographs("val", 3, region=False).epoch(np.arange(3), seed=0))
     model = trainer.model.eval()
     heat = xgradcam(model, batch, 64)
-    (cached,) = (part for part in trainer.data.maps("val").epoch(np.arange(3), seed=0))
+    (cached,) = (part for part in trainer.data.maps("val", model.head.stages).epoch(np.arange(3), seed=0))
     assert not cached.has_image
     torch.testing.assert_close(xgradcam(model, cached, 64), heat, rtol=1e-4, atol=1e-5)
     for i in range(3):
