@@ -23,7 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from aimbench.baselines.erm import ERM, ERMConfig
 from aimbench.train.api import (
     Classifier,
+    ConfigError,
     Fitted,
+    GroupCounts,
     LinearHead,
     Phase,
     Predictions,
@@ -80,6 +82,16 @@ class DFRVal(_DFR):
     """Last layer of an ERM model fitted anew on a group-balanced part of the validation split."""
 
     Config = DFRConfig
+
+    def check(self, counts: GroupCounts) -> None:
+        """Held-out predictions need a sample of every group in either half of the validation split."""
+        super().check(counts)
+        single = [name for name, number in zip(counts.names, counts.val or (), strict=False) if number == 1]
+        if single:
+            raise ConfigError(
+                f"method '{self.name}' fits on either half of the validation split, but group '{single[0]}' has one"
+                " sample there; build a larger part of the dataset, or choose another method"
+            )
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """ERM; then the last layer on the validation split, one candidate for every C."""

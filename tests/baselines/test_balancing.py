@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aimbench.cards import load_card
 from aimbench.data.loader import epoch_order
 from aimbench.errors import ConfigError
 from aimbench.train.api import balanced_subset, inverse_frequency
@@ -56,18 +57,27 @@ def test_subsets_are_balanced(method: str, column: str, experiment: Callable[...
     assert np.bincount(values[phase(trial).subset]).tolist() == [counts.min()] * len(counts)
 
 
-@pytest.mark.parametrize("method", ["subg", "irm"])
-def test_a_method_that_is_undefined_says_so_before_anything_is_built(
-    method: str, experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("subg", "groups 'landbird on water', 'waterbird on land' are without samples in train"),
+        ("dfr_train", "groups 'landbird on water', 'waterbird on land' are without samples in train"),
+        ("irm", "no place is seen with two classes in train"),
+        ("lisa", "no place is seen with two classes in train"),
+    ],
+)
+def test_on_waterbirds_100_a_method_that_is_undefined_says_so_before_anything_is_built(
+    method: str, reason: str, experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def minorities_emptied(dataset: Any, split: str) -> list[int]:
-        return [90, 0, 0, 102]
-
-    monkeypatch.setattr("aimbench.train.experiment.group_counts", minorities_emptied)
+    official = load_card("waterbirds").variants["100"].counts["train"].groups
+    monkeypatch.setattr("aimbench.train.experiment.group_counts", lambda dataset, split: official)
     monkeypatch.setattr("aimbench.train.experiment.create_pyramid", lambda name: pytest.fail("built a backbone"))
-    reason = {
-        "subg": "groups 'landbird on water', 'waterbird on land' are without samples in train",
-        "irm": "no place is seen with two classes in train",
-    }[method]
     with pytest.raises(ConfigError, match=f"method '{method}' is undefined on this dataset: {reason}, but it needs"):
         experiment(method)
+
+
+def test_groups_that_are_classes_make_balancing_groups_balancing_classes(experiment: Callable[..., Any]) -> None:
+    by_group, by_class = (phase(experiment(name, dataset="travelingbirds@mini")) for name in ("rwg", "rwy"))
+    np.testing.assert_array_equal(by_group.weights, by_class.weights)
+    by_group, by_class = (phase(experiment(name, dataset="travelingbirds@mini")) for name in ("subg", "suby"))
+    np.testing.assert_array_equal(by_group.subset, by_class.subset)

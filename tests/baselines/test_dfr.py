@@ -11,7 +11,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
 from aimbench.baselines import dfr
-from aimbench.train.api import balanced_subset
+from aimbench.train.api import ConfigError, GroupCounts, balanced_subset
 
 STRENGTHS = (0.3, 0.03)
 
@@ -78,6 +78,13 @@ def test_no_validation_sample_is_predicted_by_a_fit_that_saw_it(
     for row, predicted_by_first in zip(everything, by_first, strict=True):
         fitted = first if predicted_by_first else second
         assert not (fitted == row).all(axis=1).any()
+
+
+def test_a_group_with_one_validation_sample_is_named_before_training() -> None:
+    counts = GroupCounts(2, ["a", "b"], [9, 9], [3, 1])
+    with pytest.raises(ConfigError, match="group 'b' has one sample"):
+        dfr.DFRVal(dfr.DFRVal.configure({})).check(counts)
+    dfr.DFRTrain(dfr.DFRTrain.configure({})).check(counts)
 
 
 @pytest.mark.slow
