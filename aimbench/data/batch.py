@@ -92,7 +92,7 @@ class Batch:
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> "Batch":
         """The same batch on ``device``."""
-        memory = torch.channels_last if channels_last else torch.preserve_format
+        memory = torch.channels_last if channels_last else torch.contiguous_format
 
         def move(value: Tensor | None) -> Tensor | None:
             if value is None:

@@ -6,10 +6,14 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torchvision.io import decode_jpeg
 
 from aimbench.data.dataset import Item
 from aimbench.data.transforms import Photograph
 from aimbench.errors import DataError
+
+JPEG = b"\xff\xd8\xff"
+"""What a JPEG begins with."""
 
 
 def decode(item: Item, *, mask_threshold: float, with_mask: bool = True) -> Photograph:
@@ -23,7 +27,9 @@ def decode(item: Item, *, mask_threshold: float, with_mask: bool = True) -> Phot
     Raises:
         DataError: the image or mask cannot be decoded, or their sizes differ.
     """
-    image = _pixels(item.image, item.key, "image", "RGB")
+    image = _jpeg(item.image) if item.image.startswith(JPEG) else None
+    if image is None:
+        image = _pixels(item.image, item.key, "image", "RGB")
     mask = None
     if with_mask and item.mask is not None:
         mask = (_pixels(item.mask, item.key, "mask", "L") >= 255 * mask_threshold).to(torch.uint8)
@@ -34,6 +40,15 @@ def decode(item: Item, *, mask_threshold: float, with_mask: bool = True) -> Phot
             )
     boxes = torch.tensor(item.boxes, dtype=torch.float32).reshape(-1, 4)
     return Photograph(image, mask, boxes)
+
+
+def _jpeg(data: bytes) -> Tensor | None:
+    """A JPEG of three colours, to the bit as Pillow decodes it and with half its copies; None for any other."""
+    try:
+        pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    except RuntimeError:
+        return None  # Pillow says what is wrong with it
+    return pixels if pixels.shape[0] == 3 else None
 
 
 def _pixels(data: bytes, key: str, what: str, mode: str) -> Tensor:

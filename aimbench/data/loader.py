@@ -6,8 +6,7 @@ have seen, whatever the number of workers.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from aimbench.data.batch import Batch
 from aimbench.data.dataset import SplitIndex
 from aimbench.data.decode import decode
+from aimbench.data.framed import FramedCache, Sample
 from aimbench.data.memory import DecodedCache
 from aimbench.data.ranks import WHOLE, Share
 from aimbench.data.transforms import Transform, TransformConfig
@@ -27,15 +27,16 @@ from aimbench.errors import DataError
 Request = tuple[int, int]  # position in the split, seed of its augmentation
 
 
-@dataclass
-class _Sample:
-    index: int
-    image: Tensor
-    region: Tensor | None
+class ImageDataset(Dataset[Sample | DataError]):
+    """One split, decoded and transformed sample by sample. Indexed by (position, seed).
 
-
-class ImageDataset(Dataset["_Sample | DataError"]):
-    """One split, decoded and transformed sample by sample. Indexed by (position, seed)."""
+    Args:
+        split: the samples.
+        transform: of the images.
+        mask_threshold: of the ground truth, see ``decode``.
+        with_region: samples come with their region.
+        cache: their photographs in memory, where they are augmented.
+    """
 
     def __init__(
         self,
@@ -51,15 +52,37 @@ class ImageDataset(Dataset["_Sample | DataError"]):
         self.mask_threshold = mask_threshold
         self.with_region = with_region
         self.cache = cache
+        self.framed: FramedCache | None = None
 
-    def __getitem__(self, request: Request) -> "_Sample | DataError":
+    def keep(self, *, limit_bytes: int, workers: int, on_progress: Callable[[int], None] | None = None) -> int | None:
+        """Makes every sample once and keeps it in memory; only without augmentation.
+
+        Returns:
+            Bytes held, or None if they would exceed ``limit_bytes``; nothing is kept then.
+        """
+        assert not self.transform.config.augment
+        self.framed = FramedCache.build(
+            self,
+            len(self.split),
+            self.transform.config.image_size,
+            limit_bytes=limit_bytes,
+            with_region=self.with_region,
+            workers=workers,
+            on_progress=on_progress,
+        )
+        return None if self.framed is None else self.framed.nbytes
+
+    def __getitem__(self, request: Request) -> Sample | DataError:
+        position, seed = request
+        if self.framed is not None:
+            return self.framed[position]
         # Errors travel as values: a worker process would bury their one line under its traceback.
         try:
-            return self._sample(*request)
+            return self._sample(position, seed)
         except DataError as error:
             return error
 
-    def _sample(self, position: int, seed: int) -> _Sample:
+    def _sample(self, position: int, seed: int) -> Sample:
         if self.cache is not None:
             photograph = self.cache[position]
         else:
@@ -68,8 +91,7 @@ class ImageDataset(Dataset["_Sample | DataError"]):
                 mask_threshold=self.mask_threshold,
                 with_mask=self.with_region,
             )
-        image, region = self.transform.seeded(photograph, seed, with_region=self.with_region)
-        return _Sample(position, image, region)
+        return Sample(position, *self.transform.framed(photograph, seed, with_region=self.with_region))
 
 
 class ImageSource:
@@ -98,11 +120,11 @@ class ImageSource:
         self._label = torch.from_numpy(np.asarray(dataset.split.label))
         self._group = torch.from_numpy(np.asarray(dataset.split.group))
         self._requests = _Requests()
-        self._loader: DataLoader[list[_Sample]] = DataLoader(
+        self._loader: DataLoader[list[Sample]] = DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_sampler=self._requests,
             num_workers=workers,
-            collate_fn=partial(_collate, side=dataset.transform.config.image_size),
+            collate_fn=partial(_collate, transform=dataset.transform),
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             worker_init_fn=_one_thread,
@@ -219,14 +241,16 @@ class _Requests:
         return len(self._batches)
 
 
-def _collate(samples: list["_Sample | DataError"], side: int) -> tuple[Tensor, Tensor, Tensor | None] | DataError:
-    whole: list[_Sample] = []
+def _collate(
+    samples: list[Sample | DataError], transform: Transform
+) -> tuple[Tensor, Tensor, Tensor | None] | DataError:
+    whole: list[Sample] = []
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
         whole.append(sample)
     index = torch.tensor([s.index for s in whole])
-    image = torch.stack([s.image for s in whole]) if whole else torch.empty(0, 3, side, side)
+    image = transform.normalized([s.image for s in whole])
     regions = [s.region for s in whole if s.region is not None]
     return index, image, torch.stack(regions) if regions else None
 

@@ -124,15 +124,15 @@ class _EpochStream(IterableDataset["_Chunk | DataError"]):
             yield error
 
     def _chunks(self) -> Iterator[_Chunk]:
-        size = self.source.batch_size
+        size, transform = self.source.batch_size, self.source.transform
         chunk: list[tuple[int, Tensor, Tensor | None]] = []
         for position, item in self._shuffled():
             chunk.append((position, *self._prepare(position, item)))
             if len(chunk) == size:
-                yield _collate(chunk)
+                yield _collate(chunk, transform)
                 chunk = []
         if chunk:
-            yield _collate(chunk)
+            yield _collate(chunk, transform)
 
     def _shuffled(self) -> Iterator[Entry]:
         worker = get_worker_info()
@@ -149,7 +149,7 @@ class _EpochStream(IterableDataset["_Chunk | DataError"]):
         with_region = "mask" in self.source.fields
         photograph = decode(item, mask_threshold=self.source.mask_threshold, with_mask=with_region)
         seed = int(np.random.default_rng([self.seed, position]).integers(2**62))
-        return self.source.transform.seeded(photograph, seed, with_region=with_region)
+        return self.source.transform.framed(photograph, seed, with_region=with_region)
 
 
 def read_shard(split: SplitIndex, shard: int) -> Iterator[Entry]:
@@ -237,11 +237,11 @@ def _rebatched(chunks: Iterator[_Chunk], size: int, *, drop_last: bool) -> Itera
         yield _joined(rest)
 
 
-def _collate(samples: list[tuple[int, Tensor, Tensor | None]]) -> _Chunk:
+def _collate(samples: list[tuple[int, Tensor, Tensor | None]], transform: Transform) -> _Chunk:
     regions = [region for _, _, region in samples if region is not None]
     return _Chunk(
         index=torch.tensor([position for position, _, _ in samples]),
-        image=torch.stack([image for _, image, _ in samples]),
+        image=transform.normalized([image for _, image, _ in samples]),
         region=torch.stack(regions) if regions else None,
     )
 

@@ -87,7 +87,7 @@ class RunData:
         self._cache_bytes = cache_bytes
         self._device = device
         self._reporter = reporter
-        self._decoded: dict[str, DecodedCache | None] = {}
+        self._held = 0  # bytes of all images in memory
         self._sources: dict[str, Source] = {}
         self._features = FeatureCache(
             data_root, dataset.manifest.fingerprint, pyramid, transform.without_augmentation()
@@ -115,7 +115,7 @@ class RunData:
     def photographs(self, split: str, batch_size: int, *, region: bool) -> ImageSource:
         """Images of any split without augmentation, for attributions and features; ``region`` adds ground truth."""
         fields = frozenset({"mask"}) if region else frozenset[str]()
-        return self._images(split, self.transform.without_augmentation(), batch_size, fields, cached=False)
+        return self._reading(self._images(split, self.transform.without_augmentation(), fields), batch_size, fields)
 
     def maps(self, split: str, stages: tuple[int, ...]) -> Source:
         """Any split without augmentation: these stages of a frozen backbone, not pooled, else images."""
@@ -140,7 +140,10 @@ class RunData:
             if self.frozen and not images and not transform.augment:
                 self._sources[name] = self._features_of(split, self._entries, batch_size, self._fields)
             else:
-                self._sources[name] = self._images(split, transform, batch_size, self._fields, cached=not images)
+                dataset = self._images(split, transform, self._fields)
+                if self._cache_bytes and not images:
+                    self._keep(dataset)
+                self._sources[name] = self._reading(dataset, batch_size, self._fields)
         return self._sources[name]
 
     def _features_of(
@@ -159,35 +162,37 @@ class RunData:
         with self._reporter.task(f"features of {split}", len(source)) as task:
             self._features.fill(split, missing, self._pyramid, source, self._device, task.advance)
 
-    def _images(
-        self, split: str, transform: TransformConfig, batch_size: int, fields: frozenset[str], *, cached: bool
-    ) -> ImageSource:
-        index = self.dataset.split(split)
-        threshold = self.dataset.card.ground_truth.mask_threshold
-        dataset = ImageDataset(
-            index,
+    def _images(self, split: str, transform: TransformConfig, fields: frozenset[str]) -> ImageDataset:
+        return ImageDataset(
+            self.dataset.split(split),
             transform,
-            mask_threshold=threshold,
+            mask_threshold=self.dataset.card.ground_truth.mask_threshold,
             with_region="mask" in fields,
-            cache=self._decode(split) if cached and self._cache_bytes else None,
         )
+
+    def _reading(self, dataset: ImageDataset, batch_size: int, fields: frozenset[str]) -> ImageSource:
         return ImageSource(
             dataset, batch_size, fields=fields, workers=self._workers, pin_memory=self._device.type == "cuda"
         )
 
-    def _decode(self, split: str) -> DecodedCache | None:
-        if split not in self._decoded:
-            index = self.dataset.split(split)
-            used = sum(cache.nbytes for cache in self._decoded.values() if cache is not None)
-            with self._reporter.task(f"decoding {split}", len(index)) as task:
-                self._decoded[split] = DecodedCache.build(
-                    index,
-                    limit_bytes=self._cache_bytes - used,
-                    mask_threshold=self.dataset.card.ground_truth.mask_threshold,
-                    with_mask="mask" in self._fields,
+    def _keep(self, dataset: ImageDataset) -> None:
+        """Keeps in memory what is the same in every epoch: the photographs where they are augmented, else the input."""
+        split, left = dataset.split, self._cache_bytes - self._held
+        with self._reporter.task(f"decoding {split.name}", len(split)) as task:
+            held: int | None
+            if dataset.transform.config.augment:
+                dataset.cache = DecodedCache.build(
+                    split,
+                    limit_bytes=left,
+                    mask_threshold=dataset.mask_threshold,
+                    with_mask=dataset.with_region,
                     workers=self._workers,
                     on_progress=task.advance,
                 )
-            if self._decoded[split] is None:
-                self._reporter.line(f"{split} does not fit into {self._cache_bytes / 1e9:.1f} GB; decoding each epoch")
-        return self._decoded[split]
+                held = None if dataset.cache is None else dataset.cache.nbytes
+            else:
+                held = dataset.keep(limit_bytes=left, workers=self._workers, on_progress=task.advance)
+        if held is None:
+            self._reporter.line(f"{split.name} does not fit into {self._cache_bytes / 1e9:.1f} GB; decoding each epoch")
+        else:
+            self._held += held

@@ -5,6 +5,7 @@ import io
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,6 +221,17 @@ def test_images_of_other_modes_become_three_channels(mode: str) -> None:
     assert decode(Item("k", encoded(20, 10, mode=mode), None, []), mask_threshold=0.5).image.shape == (3, 10, 20)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
+def test_a_jpeg_has_pillows_pixels(mode: str, options: dict[str, Any]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, "JPEG", **options)
+    expected = np.array(Image.open(buffer).convert("RGB"))
+    image = decode(Item("k", buffer.getvalue(), None, []), mask_threshold=0.5).image
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
 @pytest.mark.parametrize("data", [b"", b"no image at all", encoded(40, 30)[:-200], encoded(40, 30, "PNG")[:-60]])
 def test_corrupt_image_or_mask_is_an_error_that_names_the_sample(data: bytes) -> None:
     with pytest.raises(DataError, match="sample wren_7: its image cannot be decoded"):
@@ -308,6 +320,35 @@ def test_cache_gives_the_same_batches(workers: int, split: SplitIndex) -> None:
     batches = list(source(split, AUGMENTED, fields=fields, cache=cache, workers=workers).epoch(order, seed=1))
     assert torch.equal(joined(batches), joined(expected))
     assert torch.equal(torch.cat([b.mask for b in batches]), torch.cat([b.mask for b in expected]))
+
+
+# Frame once
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("fields", [frozenset[str](), frozenset({"mask"})])
+def test_what_is_kept_gives_the_same_batches(workers: int, fields: frozenset[str], split: SplitIndex) -> None:
+    kept = source(split, fields=fields, workers=workers)
+    seen: list[int] = []
+    held = kept.dataset.keep(limit_bytes=10**9, workers=workers, on_progress=seen.append)
+    assert held == SIZE * (4 if fields else 3) * 16 * 16
+    assert sum(seen) == SIZE
+    order = epoch_order(SIZE, seed=1)
+    expected = list(source(split, fields=fields).epoch(order, seed=1))
+    batches = list(kept.epoch(order, seed=1))
+    assert torch.equal(joined(batches), joined(expected))
+    if fields:
+        assert torch.equal(torch.cat([b.mask for b in batches]), torch.cat([b.mask for b in expected]))
+
+
+def test_nothing_is_kept_beyond_the_limit_nor_of_a_damaged_split(split: SplitIndex, damaged: SplitIndex) -> None:
+    images = ImageDataset(split, PLAIN, mask_threshold=0.5, with_region=False)
+    exact = SIZE * 3 * 16 * 16
+    assert images.keep(limit_bytes=exact - 1, workers=0) is None
+    assert images.framed is None
+    assert images.keep(limit_bytes=exact, workers=0) == exact
+    with pytest.raises(DataError, match=f"sample {damaged.keys[12]}: its image cannot be decoded"):
+        ImageDataset(damaged, PLAIN, mask_threshold=0.5, with_region=False).keep(limit_bytes=exact, workers=0)
 
 
 # Cores
