@@ -2,9 +2,11 @@
 
 import csv
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aimbench.data.spill import temporary_database
 from aimbench.errors import DataError
 
 Box = tuple[float, float, float, float]
@@ -59,38 +61,54 @@ def read_voc_name(path: Path) -> str:
     return (_parse(path).findtext("object/name") or "").strip()
 
 
-def read_solution_boxes(path: Path) -> dict[str, list[tuple[str, Box]]]:
-    """Reads ``LOC_train_solution.csv`` or ``LOC_val_solution.csv``.
+class SolutionBoxes:
+    """The boxes of ``LOC_train_solution.csv`` and ``LOC_val_solution.csv``, on disk: ImageNet's list half a million.
 
     Args:
-        path: CSV with columns ``ImageId`` and ``PredictionString``, the latter ``wnid x0 y0 x1 y1`` repeated.
-
-    Returns:
-        For each image, its (WordNet id, box) pairs in pixels of the original image.
+        paths: CSVs with columns ``ImageId`` and ``PredictionString``, the latter ``wnid x0 y0 x1 y1`` repeated; a later
+            line of an image goes before an earlier one.
 
     Raises:
         DataError: Naming file and line, if a line is malformed.
     """
-    boxes: dict[str, list[tuple[str, Box]]] = {}
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._database = temporary_database("CREATE TABLE images (name TEXT PRIMARY KEY, boxes TEXT) WITHOUT ROWID")
+        for path in paths:
+            self._database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?)", _solution_lines(path))
+
+    def of(self, image: str) -> list[tuple[str, Box]]:
+        """Returns the (WordNet id, box) pairs of an image, in pixels of the original image."""
+        found = self._database.execute("SELECT boxes FROM images WHERE name = ?", (image,)).fetchone()
+        return [] if found is None else _parse_solution(found[0])
+
+
+def _solution_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields (image, its boxes as text) of each line, after trying to read it."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for number, row in enumerate(csv.DictReader(file), start=2):
                 try:
-                    words = row["PredictionString"].split()
-                    if not words or len(words) % 5:
-                        raise ValueError("not a multiple of five words")
-                    boxes[row["ImageId"]] = [
-                        (words[i], (float(words[i + 1]), float(words[i + 2]), float(words[i + 3]), float(words[i + 4])))
-                        for i in range(0, len(words), 5)
-                    ]
+                    image, text = row["ImageId"], row["PredictionString"]
+                    _parse_solution(text)
                 except (KeyError, ValueError, AttributeError) as error:
                     raise DataError(
                         f"{path}, line {number}: not 'ImageId,PredictionString' with 'wnid x0 y0 x1 y1' ({error}); "
                         "get the official file"
                     ) from None
+                yield image, text
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} can't be read ({error}); get the official file") from None
-    return boxes
+
+
+def _parse_solution(text: str) -> list[tuple[str, Box]]:
+    words = text.split()
+    if not words or len(words) % 5:
+        raise ValueError("not a multiple of five words")
+    return [
+        (words[i], (float(words[i + 1]), float(words[i + 2]), float(words[i + 3]), float(words[i + 4])))
+        for i in range(0, len(words), 5)
+    ]
 
 
 def _parse(path: Path) -> ElementTree.Element:

@@ -5,29 +5,30 @@ from collections.abc import Iterable, Mapping
 
 from aimbench.cards import Card, SplitCounts
 from aimbench.data.manifest import SplitSummary
-from aimbench.data.samples import Recipe
+from aimbench.data.recipes import Recipes
 
 
-def summarise(
-    labels: Iterable[int], groups: Iterable[int], class_names: list[str], group_names: list[str]
-) -> SplitSummary:
-    """Counts the samples of one split by class and group name."""
-    by_label, by_group = Counter(labels), Counter(groups)
-    return SplitSummary(
-        count=by_label.total(),
-        classes={name: by_label[i] for i, name in enumerate(class_names)},
-        groups={name: by_group[i] for i, name in enumerate(group_names)},
-    )
-
-
-def summarise_recipes(recipes: list[Recipe], class_names: list[str], group_names: list[str]) -> dict[str, SplitSummary]:
+def summarise_recipes(recipes: Recipes, class_names: list[str], group_names: list[str]) -> dict[str, SplitSummary]:
     """Counts the samples that a plan would make, by split."""
-    by_split: dict[str, list[Recipe]] = {}
-    for recipe in recipes:
-        by_split.setdefault(recipe.split, []).append(recipe)
+    return summarise_counts(recipes.counts(), class_names, group_names)
+
+
+def summarise_counts(
+    counts: Iterable[tuple[str, int, int, int]], class_names: list[str], group_names: list[str]
+) -> dict[str, SplitSummary]:
+    """Adds up (split, label, group, number of samples), by split."""
+    labels: dict[str, Counter[int]] = {}
+    groups: dict[str, Counter[int]] = {}
+    for split, label, group, number in counts:
+        labels.setdefault(split, Counter())[label] += number
+        groups.setdefault(split, Counter())[group] += number
     return {
-        split: summarise((r.label for r in some), (r.group for r in some), class_names, group_names)
-        for split, some in by_split.items()
+        split: SplitSummary(
+            count=labels[split].total(),
+            classes={name: labels[split][i] for i, name in enumerate(class_names)},
+            groups={name: groups[split][i] for i, name in enumerate(group_names)},
+        )
+        for split in labels
     }
 
 

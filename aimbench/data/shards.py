@@ -7,15 +7,17 @@ times, users or permissions.
 
 import hashlib
 import io
+import itertools
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aimbench.data.manifest import ShardInfo, sha256_of
 from aimbench.data.samples import Sample
+from aimbench.data.spill import temporary_database
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,45 +135,45 @@ class ShardWriter:
         self.number += 1
 
 
-def read_parts(parts: Path) -> tuple["pa.Table", list[ShardInfo]]:
-    """Returns the rows of all finished shards and what each shard is, in the order of their names."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = [pq.read_table(path) for path in sorted(parts.glob("*.parquet"))]
-    infos = [ShardInfo.model_validate_json(table.schema.metadata[b"shard"]) for table in tables]
-    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables]), infos
-
-
-def finished_keys(folder: Path, parts: Path, name: str, variant: str, split: str) -> list[list[str]]:
-    """Returns the keys of each finished shard of a split, up to the first that is absent or changed."""
-    import pyarrow.parquet as pq
-
-    found: list[list[str]] = []
-    while True:
-        file = shard_name(name, variant, split, len(found))
+def finished_keys(folder: Path, parts: Path, name: str, variant: str, split: str) -> Iterator[list[str]]:
+    """Yields the keys of each finished shard of a split, up to the first that is absent or changed."""
+    for number in itertools.count():
+        file = shard_name(name, variant, split, number)
         part = (parts / file).with_suffix(".parquet")
         if not part.is_file():
-            return found
-        table = pq.read_table(part)
-        info = ShardInfo.model_validate_json(table.schema.metadata[b"shard"])
+            return
+        table, info = read_part(part)
         if not (folder / file).is_file() or sha256_of(folder / file) != info.sha256:
             part.unlink()
-            return found
-        found.append(table["key"].to_pylist())
+            return
+        yield table["key"].to_pylist()
 
 
-def index_columns() -> list[str]:
-    """Returns the names of the columns of ``index.parquet``."""
-    return list(_COLUMNS)
+def read_part(path: Path) -> tuple["pa.Table", ShardInfo]:
+    """Returns the rows of a finished shard, with the columns that only the build needs, and what it is."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    return table, ShardInfo.model_validate_json(table.schema.metadata[b"shard"])
+
+
+def index_schema() -> "pa.Schema":
+    """Returns the columns of ``index.parquet``."""
+    return _schema(_COLUMNS)
+
+
+def _schema(columns: dict[str, str]) -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in columns.items()])
 
 
 def _write_part(path: Path, rows: list[dict[str, Any]], info: ShardInfo) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in {**_COLUMNS, **_NOTES}.items()])
-    table = pa.Table.from_pylist(rows, schema=schema).replace_schema_metadata({"shard": info.model_dump_json()})
+    table = pa.Table.from_pylist(rows, schema=_schema({**_COLUMNS, **_NOTES}))
+    table = table.replace_schema_metadata({"shard": info.model_dump_json()})
     # The name appears at once and whole: it is what says that the shard is finished.
     temporary = path.with_suffix(".writing")
     pq.write_table(table, temporary)
@@ -188,12 +190,22 @@ def sample_digest(split: str, key: str, members: list[str]) -> str:
     return "\t".join([split, key, *members])
 
 
-def fingerprint(sample_digests: Iterable[str]) -> str:
-    """Returns the sha256 over all samples; it does not depend on the order or the size of the shards."""
-    digest = hashlib.sha256()
-    for number, line in enumerate(sorted(sample_digests)):
-        digest.update(f"{chr(10) if number else ''}{line}".encode())
-    return digest.hexdigest()
+class Fingerprint:
+    """The sha256 over all samples; it does not depend on the order or the size of the shards."""
+
+    def __init__(self) -> None:
+        self._lines = temporary_database("CREATE TABLE lines (line TEXT)")
+
+    def add(self, sample_digests: Iterable[str]) -> None:
+        """Adds lines of ``sample_digest``."""
+        self._lines.executemany("INSERT INTO lines VALUES (?)", ((line,) for line in sample_digests))
+
+    def hexdigest(self) -> str:
+        """Returns the hash as 64 hex digits."""
+        digest = hashlib.sha256()
+        for number, (line,) in enumerate(self._lines.execute("SELECT line FROM lines ORDER BY line")):
+            digest.update(f"{chr(10) if number else ''}{line}".encode())
+        return digest.hexdigest()
 
 
 def _append(tar: tarfile.TarFile, name: str, data: bytes) -> int:

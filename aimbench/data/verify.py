@@ -2,14 +2,15 @@
 
 import json
 import tarfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from aimbench.data.counts import differences, summarise
-from aimbench.data.dataset import ShardDataset
+from aimbench.data.counts import differences, summarise_counts
+from aimbench.data.dataset import ShardDataset, SplitIndex
 from aimbench.data.manifest import ShardInfo, sha256_of
 from aimbench.data.samples import decode_mask, decode_rgb
-from aimbench.data.shards import fingerprint, member_digest, sample_digest
+from aimbench.data.shards import Fingerprint, member_digest, sample_digest
 from aimbench.errors import DataError
 
 
@@ -30,30 +31,26 @@ def verify(dataset: ShardDataset, progress: Callable[[int, int], None] | None = 
         path = dataset.root / file
         if not path.is_file() or sha256_of(path) != expected:
             raise DataError(f"{path} is missing or changed after its manifest was written; {_mend(dataset)}")
-    digests: list[str] = []
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in manifest.splits}
-    order: dict[str, list[str]] = {split: [] for split in manifest.splits}
-    for shard in manifest.shards:
-        path = dataset.root / shard.file
-        if sha256_of(path) != shard.sha256:
-            raise DataError(f"shard {path} changed after its manifest was written; {_mend(dataset)}")
-        samples = _read_shard(dataset, shard)
-        if len(samples) != shard.count:
-            raise DataError(f"shard {path} holds {len(samples)} samples, not {shard.count}; {_mend(dataset)}")
-        for key, members in samples.items():
-            rows[shard.split].append(_check_sample(dataset, f"shard {path}, sample {key}", members))
-            order[shard.split].append(key)
-            digests.append(
-                sample_digest(shard.split, key, [member_digest(suffix, data) for suffix, data in members.items()])
-            )
-            if progress:
-                progress(len(digests), total)
-    for split, expected_counts in manifest.splits.items():
-        labels, groups = ([row[column] for row in rows[split]] for column in ("label", "group"))
-        if summarise(labels, groups, manifest.classes, manifest.groups) != expected_counts:
-            raise DataError(f"split {split} of {dataset.root}: counts differ from its manifest; {_mend(dataset)}")
-        _check_index(dataset, split, order[split], rows[split])
-    if fingerprint(digests) != manifest.fingerprint:
+    done = 0
+    digests = Fingerprint()
+    counts: Counter[tuple[str, int, int]] = Counter()
+    for split in manifest.splits:
+        index = dataset.split(split)
+        rows = 0
+        for shard in (shard for shard in manifest.shards if shard.split == split):
+            for key, meta, digest in _check_shard(dataset, shard):
+                _check_row(dataset, index, rows, key, meta)
+                digests.add([digest])
+                counts[split, meta["label"], meta["group"]] += 1
+                rows, done = rows + 1, done + 1
+                if progress:
+                    progress(done, total)
+        if rows != len(index):
+            raise DataError(f"index of {dataset.root}: {len(index)} rows of {split}, not {rows}; {_mend(dataset)}")
+    found = ((split, label, group, number) for (split, label, group), number in counts.items())
+    if summarise_counts(found, manifest.classes, manifest.groups) != manifest.splits:
+        raise DataError(f"{dataset.root}: counts differ from its manifest; {_mend(dataset)}")
+    if digests.hexdigest() != manifest.fingerprint:
         raise DataError(f"{dataset.root}: fingerprint differs from its manifest; {_mend(dataset)}")
     if manifest.kind == "official":
         _check_card(dataset)
@@ -74,6 +71,20 @@ def _check_card(dataset: ShardDataset) -> None:
 
 def _mend(dataset: ShardDataset) -> str:
     return f"rebuild with '{dataset.rebuild}'"
+
+
+def _check_shard(dataset: ShardDataset, shard: ShardInfo) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yields key, description and digest of each sample, in the order of the tar."""
+    path = dataset.root / shard.file
+    if sha256_of(path) != shard.sha256:
+        raise DataError(f"shard {path} changed after its manifest was written; {_mend(dataset)}")
+    samples = _read_shard(dataset, shard)
+    if len(samples) != shard.count:
+        raise DataError(f"shard {path} holds {len(samples)} samples, not {shard.count}; {_mend(dataset)}")
+    for key, members in samples.items():
+        meta = _check_sample(dataset, f"shard {path}, sample {key}", members)
+        digests = [member_digest(suffix, data) for suffix, data in members.items()]
+        yield key, meta, sample_digest(shard.split, key, digests)
 
 
 def _read_shard(dataset: ShardDataset, shard: ShardInfo) -> dict[str, dict[str, bytes]]:
@@ -110,11 +121,12 @@ def _check_sample(dataset: ShardDataset, where: str, members: dict[str, bytes]) 
     return meta
 
 
-def _check_index(dataset: ShardDataset, split: str, keys: list[str], rows: list[dict[str, Any]]) -> None:
-    """Compares the index with what the tar files hold, and reads every sample through it."""
-    index = dataset.split(split)
+def _check_row(dataset: ShardDataset, index: SplitIndex, row: int, key: str, meta: dict[str, Any]) -> None:
+    """Compares a row of the index with what the tar holds, and reads the sample through it."""
+    where = f"index of {dataset.root}, row {row} of {index.name}"
+    if row >= len(index) or index.keys[row] != key:
+        raise DataError(f"{where}: the sample is not {key}; {_mend(dataset)}")
     for column in ("label", "group", "place"):
-        if index.keys != keys or getattr(index, column).tolist() != [row[column] for row in rows]:
-            raise DataError(f"index of {dataset.root}: {column} of split {split} differs; {_mend(dataset)}")
-    for i in range(len(index)):
-        index.read(i)
+        if int(getattr(index, column)[row]) != meta[column]:
+            raise DataError(f"{where}: {column} differs from its shard; {_mend(dataset)}")
+    index.read(row)

@@ -1,16 +1,18 @@
 """A CSV of metadata beside a folder of images: one line a sample."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
 from aimbench.cards import Card, Variant
 from aimbench.data.layouts.held_out import hold_out
-from aimbench.data.layouts.labels import TableOptions, make_labels
+from aimbench.data.layouts.labels import Labels, TableOptions, make_labels
 from aimbench.data.layouts.options import read_options
 from aimbench.data.layouts.plan import Plan
 from aimbench.data.raw import RawFolder, member
+from aimbench.data.recipes import Recipes
 from aimbench.data.samples import Box, Recipe
 from aimbench.errors import DataError, nearest_names
 
@@ -39,42 +41,20 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     options = read_options(CsvOptions, card, variant)
     root = raw.open(card, options.source)
     path = member(root, options.file)
-    rows = _read(path, options)
+    # The file is read once for each list of names that the card leaves open, and once for the samples.
     labels = make_labels(
         card,
         options,
-        (row[options.label] for row in rows),
-        (row[options.place] for row in rows) if options.place else (),
+        (row[options.label] for _, row in _rows(path, options)),
+        (row[options.place] for _, row in _rows(path, options)) if options.place else (),
     )
-    recipes = []
-    for number, row in enumerate(rows, start=2):
-        where = f"{path}, line {number}"
-        y, group, place = labels.read(
-            row[options.label],
-            row[options.group] if options.group else None,
-            row[options.place] if options.place else None,
-            where,
-        )
-        recipes.append(
-            Recipe(
-                split=_split(row, options, where),
-                key=_key(row[options.image], where),
-                label=y,
-                group=group,
-                place=place,
-                source=row[options.image],
-                image=member(root, row[options.image]),
-                mask=member(root, row[options.mask]) if options.mask and row[options.mask] else None,
-                boxes=_boxes(row, options, where),
-                background=None,
-                mask_threshold=options.mask_threshold or card.ground_truth.mask_threshold,
-            )
-        )
-    recipes = hold_out(recipes, options.validation_share, seed)
+    recipes = Recipes(_recipe(root, card, options, labels, row, where) for where, row in _rows(path, options))
+    hold_out(recipes, options.validation_share, seed)
     return Plan(recipes=recipes, classes=labels.classes, groups=labels.groups, places=labels.places)
 
 
-def _read(path: Path, options: CsvOptions) -> list[dict[str, str]]:
+def _rows(path: Path, options: CsvOptions) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields (where it stands, values by column) of each line."""
     wanted = [options.image, options.label, options.group, options.place, options.mask, options.split, *options.boxes]
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -83,13 +63,34 @@ def _read(path: Path, options: CsvOptions) -> list[dict[str, str]]:
             for column in wanted:
                 if column is not None and column not in columns:
                     raise DataError(f"{path} has no column '{column}'; {nearest_names(column, columns)}")
-            rows = list(reader)
+            for number, row in enumerate(reader, start=2):
+                if None in row or None in row.values():
+                    raise DataError(f"{path}, line {number}: not {len(columns)} values; mend it")
+                yield f"{path}, line {number}", row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} can't be read as CSV ({error}); mend it") from None
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise DataError(f"{path}, line {number}: not {len(columns)} values; mend it")
-    return rows
+
+
+def _recipe(root: Path, card: Card, options: CsvOptions, labels: Labels, row: dict[str, str], where: str) -> Recipe:
+    y, group, place = labels.read(
+        row[options.label],
+        row[options.group] if options.group else None,
+        row[options.place] if options.place else None,
+        where,
+    )
+    return Recipe(
+        split=_split(row, options, where),
+        key=_key(row[options.image], where),
+        label=y,
+        group=group,
+        place=place,
+        source=row[options.image],
+        image=member(root, row[options.image]),
+        mask=member(root, row[options.mask]) if options.mask and row[options.mask] else None,
+        boxes=_boxes(row, options, where),
+        background=None,
+        mask_threshold=options.mask_threshold or card.ground_truth.mask_threshold,
+    )
 
 
 def _split(row: dict[str, str], options: CsvOptions, where: str) -> str:

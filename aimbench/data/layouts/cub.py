@@ -4,6 +4,7 @@ from aimbench.cards import Card, Variant
 from aimbench.data.layouts.cub_tables import bird_recipe, read_cub, stratified_validation
 from aimbench.data.layouts.plan import Plan
 from aimbench.data.raw import RawFolder
+from aimbench.data.recipes import Recipes
 
 VALIDATION_SHARE = 0.2
 
@@ -17,4 +18,4 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     for bird in cub.birds:
         split = "val" if bird.number in validation else "train" if bird.in_train else "test"
         recipes.append(bird_recipe(bird, card, split, label=bird.label, group=bird.label))
-    return Plan(recipes=recipes, classes=cub.species, groups=cub.species)
+    return Plan(recipes=Recipes(recipes), classes=cub.species, groups=cub.species)

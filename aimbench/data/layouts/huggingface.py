@@ -5,6 +5,7 @@ code of a dataset is run, and paths in a table are not followed.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from pydantic import Field
 
 from aimbench.cards import Card, Variant
 from aimbench.data.layouts.held_out import hold_out
-from aimbench.data.layouts.labels import TableOptions, make_labels
+from aimbench.data.layouts.labels import Labels, TableOptions, make_labels
 from aimbench.data.layouts.options import read_options
 from aimbench.data.layouts.plan import Plan
 from aimbench.data.raw import RawFolder
+from aimbench.data.recipes import Recipes
 from aimbench.data.samples import Box, Recipe
 from aimbench.data.tables import Cell, hugging_face_datasets, share_table
 from aimbench.errors import DataError, nearest_names
+
+_BATCH = 1_000
+"""Rows that are read at a time."""
 
 _SPLIT_OF_FILE = re.compile(r"^([A-Za-z_]+)[-.].*parquet$")
 
@@ -41,24 +46,19 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     options = read_options(HuggingFaceOptions, card, variant)
     folder = raw.open(card, options.source)
     tables = _open_tables(folder, raw.cache)
-    values: dict[str, dict[str, list[Any]]] = {}
-    for split, theirs in options.splits.items():
-        if theirs not in tables:
-            raise DataError(f"{folder} has no split '{theirs}'; {nearest_names(theirs, tables)}")
-        values[split] = _columns(tables[theirs], options, card, f"{folder}, split {theirs}")
+    wanted = {split: _wanted(tables, theirs, options, card, folder) for split, theirs in options.splits.items()}
     labels = make_labels(
         card,
         options,
-        [value for columns in values.values() for value in columns["label"]],
-        [value for columns in values.values() for value in columns["place"]],
+        (row["label"] for table in wanted.values() for row in _rows(table, options)),
+        (row["place"] for table in wanted.values() for row in _rows(table, options)),
     )
-    recipes: list[Recipe] = []
-    for split, theirs in options.splits.items():
-        table = tables[theirs]
-        name = f"{card.name} {theirs}, {len(table)} rows, {table.data.nbytes} bytes"
-        share_table(name, table)
-        recipes.extend(_recipes(name, split, theirs, values[split], options, card, labels.read))
-    recipes = hold_out(recipes, options.validation_share, seed)
+    recipes = Recipes(
+        recipe
+        for split, table in wanted.items()
+        for recipe in _recipes(table, split, options.splits[split], options, card, labels)
+    )
+    hold_out(recipes, options.validation_share, seed)
     return Plan(recipes=recipes, classes=labels.classes, groups=labels.groups, places=labels.places)
 
 
@@ -103,34 +103,43 @@ def _undecoded(table: Any) -> Any:
     return table
 
 
-def _columns(table: Any, options: HuggingFaceOptions, card: Card, where: str) -> dict[str, list[Any]]:
-    """The values of all columns but the images, with class indices as names."""
-    named = {
-        "image": options.image,
+def _wanted(tables: dict[str, Any], theirs: str, options: HuggingFaceOptions, card: Card, folder: Path) -> Any:
+    """The table of one of their splits, after a look at its columns and class names."""
+    if theirs not in tables:
+        raise DataError(f"{folder} has no split '{theirs}'; {nearest_names(theirs, tables)}")
+    table, where = tables[theirs], f"{folder}, split {theirs}"
+    for column in (options.image, options.mask, *_columns(options).values()):
+        if column is not None and column not in table.column_names:
+            raise DataError(f"{where} has no column '{column}'; {nearest_names(column, table.column_names)}")
+    _check_names(table, options.label, options.class_names or card.classes, where)
+    return table
+
+
+def _columns(options: HuggingFaceOptions) -> dict[str, str | None]:
+    """What a row says beside its images -> the column."""
+    return {
         "label": options.label,
         "group": options.group,
         "place": options.place,
-        "mask": options.mask,
         "key": options.key,
         "boxes": options.boxes,
     }
-    columns: dict[str, list[Any]] = {}
-    for what, column in named.items():
-        if column is not None and column not in table.column_names:
-            raise DataError(f"{where} has no column '{column}'; {nearest_names(column, table.column_names)}")
-        if what in ("image", "mask"):
-            continue
-        columns[what] = [None] * len(table) if column is None else _named(table, column)
-    _check_names(table, options.label, options.class_names or card.classes, where)
-    return columns
 
 
-def _named(table: Any, column: str) -> list[Any]:
-    values = list(table[column])
-    names = getattr(table.features[column], "names", None)
-    if names is None:
-        return values
-    return [names[value] if value is not None and 0 <= value < len(names) else value for value in values]
+def _rows(table: Any, options: HuggingFaceOptions) -> Iterator[dict[str, Any]]:
+    """Yields the values of each row, with class indices as names; None where there is no column."""
+    columns = {what: column for what, column in _columns(options).items() if column is not None}
+    names = {what: getattr(table.features[column], "names", None) for what, column in columns.items()}
+    for batch in table.select_columns(sorted(set(columns.values()))).iter(_BATCH):
+        for i in range(len(batch[options.label])):
+            row = dict.fromkeys(_columns(options))
+            yield row | {what: _named(batch[column][i], names[what]) for what, column in columns.items()}
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    if names is None or value is None:
+        return value
+    return names[value] if 0 <= value < len(names) else value
 
 
 def _check_names(table: Any, column: str, classes: list[str], where: str) -> None:
@@ -145,37 +154,26 @@ def _check_names(table: Any, column: str, classes: list[str], where: str) -> Non
 
 
 def _recipes(
-    name: str,
-    split: str,
-    theirs: str,
-    values: dict[str, list[Any]],
-    options: HuggingFaceOptions,
-    card: Card,
-    read: Any,
-) -> list[Recipe]:
-    recipes = []
-    for row, (label, group, place, key, boxes) in enumerate(
-        zip(*(values[what] for what in ("label", "group", "place", "key", "boxes")), strict=True)
-    ):
-        where = f"{name}, row {row}"
-        y, g, at = read(label, group, place, where)
-        own = f"{theirs}-{row:07d}" if key is None else str(key).replace(".", "_").replace("/", "__")
-        recipes.append(
-            Recipe(
-                split=split,
-                key=own,
-                label=y,
-                group=g,
-                place=at,
-                source=f"{theirs}/{row}" if key is None else str(key),
-                image=Cell(name, row, options.image),
-                mask=Cell(name, row, options.mask) if options.mask else None,
-                boxes=_boxes(boxes, where),
-                background=None,
-                mask_threshold=options.mask_threshold or card.ground_truth.mask_threshold,
-            )
+    table: Any, split: str, theirs: str, options: HuggingFaceOptions, card: Card, labels: Labels
+) -> Iterator[Recipe]:
+    name = f"{card.name} {theirs}, {len(table)} rows, {table.data.nbytes} bytes"
+    share_table(name, table)
+    for number, row in enumerate(_rows(table, options)):
+        where, key = f"{name}, row {number}", row["key"]
+        y, group, place = labels.read(row["label"], row["group"], row["place"], where)
+        yield Recipe(
+            split=split,
+            key=f"{theirs}-{number:07d}" if key is None else str(key).replace(".", "_").replace("/", "__"),
+            label=y,
+            group=group,
+            place=place,
+            source=f"{theirs}/{number}" if key is None else str(key),
+            image=Cell(name, number, options.image),
+            mask=Cell(name, number, options.mask) if options.mask else None,
+            boxes=_boxes(row["boxes"], where),
+            background=None,
+            mask_threshold=options.mask_threshold or card.ground_truth.mask_threshold,
         )
-    return recipes
 
 
 def _boxes(value: Any, where: str) -> tuple[Box, ...]:

@@ -13,12 +13,13 @@ from typing import Literal
 from pydantic import Field
 
 from aimbench.cards import Card, Variant
-from aimbench.data.annotations import read_solution_boxes, read_voc_name
+from aimbench.data.annotations import SolutionBoxes, read_voc_name
 from aimbench.data.layouts.held_out import hold_out
 from aimbench.data.layouts.options import Options, read_options
 from aimbench.data.layouts.plan import Plan
 from aimbench.data.layouts.ranks import Ranks, keep_ranked
 from aimbench.data.raw import RawFolder, member
+from aimbench.data.recipes import Recipes
 from aimbench.data.samples import Box, Recipe
 from aimbench.errors import CardError, DataError, nearest_names
 
@@ -74,7 +75,7 @@ class _Boxes:
     """Annotations: folders of VOC files, and the boxes of CSV files by image name."""
 
     voc: list[Path]
-    solutions: dict[str, list[tuple[str, Box]]]
+    solutions: SolutionBoxes
 
     def find(self, class_folder: str, stem: str) -> tuple[Path | None, tuple[Box, ...]]:
         """Returns the VOC file of an image, else its boxes from a CSV."""
@@ -82,11 +83,11 @@ class _Boxes:
             for path in (folder / class_folder / f"{stem}.xml", folder / f"{stem}.xml"):
                 if path.is_file():
                     return path, ()
-        return None, tuple(box for name, box in self.solutions.get(stem, []) if name == class_folder)
+        return None, tuple(box for name, box in self.solutions.of(stem) if name == class_folder)
 
     def class_of(self, stem: str) -> str | None:
         """Returns the class folder that the annotation of an image names, from a CSV or its VOC file."""
-        for name, _ in self.solutions.get(stem, []):
+        for name, _ in self.solutions.of(stem):
             return name
         paths = (folder / f"{stem}.xml" for folder in self.voc)
         return next((name for path in paths if path.is_file() and (name := read_voc_name(path))), None)
@@ -103,14 +104,18 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     _check_lists(card, options)
     root = raw.open(card, options.source, options.class_folders or card.classes)
     boxes = _read_boxes(raw, card, options)
-    files = _find_all(root, card, options, boxes)
-    names = _class_names(card, options, files)
+    # The folders are read twice: which classes there are must be known before the first label.
+    names = _class_names(card, options, {found.class_folder for found in _find_all(root, card, options, boxes)})
     labels = {folder: label for label, folder in enumerate(names)}
     masks = raw.open(card, options.masks.source) if options.masks else None
-    made = (_recipe(root, card, options, labels[found.class_folder], boxes, masks, found) for found in files)
-    recipes = hold_out([recipe for recipe in made if recipe is not None], options.validation_share, seed)
+    made = (
+        _recipe(root, card, options, labels[found.class_folder], boxes, masks, found)
+        for found in _find_all(root, card, options, boxes)
+    )
+    recipes = Recipes(recipe for recipe in made if recipe is not None)
+    hold_out(recipes, options.validation_share, seed)
     if options.ranks:
-        recipes = keep_ranked(raw, card, options.ranks, recipes)
+        keep_ranked(raw, card, options.ranks, recipes)
     classes = list(names.values())
     return Plan(recipes=recipes, classes=classes, groups=classes, notes=_notes(card, names, recipes))
 
@@ -118,16 +123,14 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
 def _read_boxes(raw: RawFolder, card: Card, options: ImageFolderOptions) -> _Boxes:
     """Annotations are optional: those that the raw folder lacks are left out."""
     voc = [raw.open(card, name) for name in options.voc if raw.has(card.sources[name])]
-    solutions: dict[str, list[tuple[str, Box]]] = {}
-    for name, file in options.solutions.items():
-        if raw.has(card.sources[name]):
-            solutions |= read_solution_boxes(member(raw.open(card, name), file))
-    return _Boxes(voc, solutions)
+    files = (
+        member(raw.open(card, name), file) for name, file in options.solutions.items() if raw.has(card.sources[name])
+    )
+    return _Boxes(voc, SolutionBoxes(files))
 
 
-def _find_all(root: Path, card: Card, options: ImageFolderOptions, boxes: _Boxes) -> list[_Found]:
+def _find_all(root: Path, card: Card, options: ImageFolderOptions, boxes: _Boxes) -> Iterator[_Found]:
     known = options.class_folders or card.classes
-    found: list[_Found] = []
     for split, folder_name in options.splits.items():
         folder = member(root, folder_name)
         if not folder.is_dir():
@@ -140,10 +143,10 @@ def _find_all(root: Path, card: Card, options: ImageFolderOptions, boxes: _Boxes
                 raise DataError(
                     f"{folder / name} is no class of {card.name}; {nearest_names(name, known)}; rename or remove it"
                 )
-            found.extend(_Found(split, folder_name, name, path) for path in _images(folder / name))
+            for path in _images(folder / name):
+                yield _Found(split, folder_name, name, path)
         if not class_folders:
-            found.extend(_find_flat(folder, split, folder_name, known, boxes))
-    return found
+            yield from _find_flat(folder, split, folder_name, known, boxes)
 
 
 def _find_flat(folder: Path, split: str, folder_name: str, known: list[str], boxes: _Boxes) -> Iterator[_Found]:
@@ -165,9 +168,8 @@ def _images(folder: Path) -> list[Path]:
     )
 
 
-def _class_names(card: Card, options: ImageFolderOptions, files: list[_Found]) -> dict[str, str]:
-    """Class folder -> class name, in label order; of listed classes only those that are there."""
-    there = {found.class_folder for found in files}
+def _class_names(card: Card, options: ImageFolderOptions, there: set[str]) -> dict[str, str]:
+    """Class folder -> class name, in label order; of listed classes only those that are ``there``."""
     folders = options.class_folders or card.classes or sorted(there)
     names = options.class_names or card.classes or folders
     return {folder: name for folder, name in zip(folders, names, strict=True) if folder in there}
@@ -224,11 +226,12 @@ def _recipe(
     )
 
 
-def _notes(card: Card, names: dict[str, str], recipes: list[Recipe]) -> list[str]:
+def _notes(card: Card, names: dict[str, str], recipes: Recipes) -> list[str]:
     notes = []
     if len(names) < card.num_classes:
         notes.append(f"{card.num_classes - len(names)} of {card.num_classes} classes are absent; labels are renumbered")
-    without = sum(recipe.voc is None and not recipe.boxes for recipe in recipes)
-    if card.ground_truth.kind in ("boxes", "both") and without:
-        notes.append(f"no box annotation for {without} of {len(recipes)} images")
+    if card.ground_truth.kind in ("boxes", "both"):
+        without = sum(recipe.voc is None and not recipe.boxes for recipe in recipes)
+        if without:
+            notes.append(f"no box annotation for {without} of {len(recipes)} images")
     return notes

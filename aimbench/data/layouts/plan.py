@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from aimbench.cards import Card, Variant
 from aimbench.data.raw import RawFolder
-from aimbench.data.samples import Recipe
+from aimbench.data.recipes import Recipes
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Plan:
         notes: What a user of this build should know.
     """
 
-    recipes: list[Recipe]
+    recipes: Recipes
     classes: list[str]
     groups: list[str]
     places: list[str] = field(default_factory=list)

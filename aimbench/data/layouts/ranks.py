@@ -1,18 +1,21 @@
-"""Subsets of train by a ranking of its images, e.g. from most to least spurious."""
+"""Subsets of train by a ranking of its images, e.g. by how strong their spurious cues are."""
 
 import csv
 import pickle
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from pydantic import Field
 
 from aimbench.cards import Card
 from aimbench.data.layouts.options import Options
 from aimbench.data.raw import RawFolder, member
-from aimbench.data.samples import Recipe
+from aimbench.data.recipes import Recipes
 from aimbench.errors import DataError
+
+FIRST, LAST = "test_first_ranked", "test_last_ranked"
+"""Test conditions of ``apart``."""
 
 
 class Ranks(Options):
@@ -23,28 +26,49 @@ class Ranks(Options):
         description="Source -> file in it, the first source that is there: a CSV with columns class, file and rank, "
         "or a pickled dictionary of a list of paths CLASS/FILE for each class, in the order of their ranks.",
     )
-    each: int = Field(gt=0, description="Images kept of either end, a class.")
+    each: int = Field(gt=0, description="Images of an end, a class.")
+    take: Literal["ends", "first", "last", "apart"] = Field(
+        default="ends",
+        description="What train and val keep: both ends, the first or the last ranked; or all but the ends, which "
+        f"become the test conditions {FIRST} and {LAST}.",
+    )
 
 
-def keep_ranked(raw: RawFolder, card: Card, ranks: Ranks, recipes: list[Recipe]) -> list[Recipe]:
-    """Of train and val, keeps the images at both ends of each class' ranking; test stays whole.
+def keep_ranked(raw: RawFolder, card: Card, ranks: Ranks, recipes: Recipes) -> None:
+    """Changes train and val by each class' ranking; test stays whole, and images without a rank go.
 
     Raises:
-        DataError: If the ranking is missing or malformed.
+        DataError: If the ranking is missing or malformed, or a class is too small for two ends apart.
     """
-    path = _find(raw, card, ranks)
-    read = _read_pickle if path.suffix == ".pkl" else _read_csv
-    by_name = {PurePosixPath(r.source).parts[-2:]: r for r in recipes if r.split in ("train", "val")}
-    ranked: dict[int, list[tuple[int, str]]] = {}
-    for rank, class_folder, file in read(path):
-        recipe = by_name.get((class_folder, file))
-        if recipe is not None:  # else it is ranked, but has no mask or is absent from a partial tree
-            ranked.setdefault(recipe.label, []).append((rank, recipe.source))
-    kept: set[str] = set()
-    for entries in ranked.values():
-        ordered = [source for _, source in sorted(entries)]
-        kept.update(ordered[: ranks.each] + ordered[-ranks.each :])
-    return [recipe for recipe in recipes if recipe.split not in ("train", "val") or recipe.source in kept]
+    by_name: dict[tuple[str, ...], tuple[int, int]] = {}
+    for number, recipe in recipes.numbered():
+        if recipe.split in ("train", "val"):
+            by_name[PurePosixPath(recipe.source).parts[-2:]] = (recipe.label, number)
+    ranked: dict[int, dict[int, int]] = {}
+    for rank, class_folder, file in _read(_find(raw, card, ranks)):
+        # Ranked images that have no mask, or that a partial tree lacks, are passed over.
+        if (class_folder, file) in by_name:
+            label, number = by_name[class_folder, file]
+            ranked.setdefault(label, {})[number] = rank
+    first: set[int] = set()
+    last: set[int] = set()
+    for label, ranks_of in ranked.items():
+        ordered = sorted(ranks_of, key=lambda number: (ranks_of[number], number))
+        if ranks.take == "apart" and len(ordered) <= 2 * ranks.each:
+            raise DataError(
+                f"{card.name}: class {label} has {len(ordered)} ranked images, too few for {ranks.each} of either end "
+                "and some to train on; complete the raw folder"
+            )
+        first.update(ordered[: ranks.each])
+        last.update(ordered[-ranks.each :])
+    everything = {number for _, number in by_name.values()}
+    if ranks.take == "apart":
+        kept = {number for ranks_of in ranked.values() for number in ranks_of}
+        recipes.move(first, FIRST)
+        recipes.move(last, LAST)
+    else:
+        kept = {"ends": first | last, "first": first, "last": last}[ranks.take]
+    recipes.remove(everything - kept)
 
 
 def _find(raw: RawFolder, card: Card, ranks: Ranks) -> Path:
@@ -55,6 +79,10 @@ def _find(raw: RawFolder, card: Card, ranks: Ranks) -> Path:
                 return path
     wanted = " or ".join(f"{file} of {card.sources[source].archive}" for source, file in ranks.files.items())
     raise DataError(f"{raw.root} has no ranking: put {wanted} there")
+
+
+def _read(path: Path) -> Iterator[tuple[int, str, str]]:
+    return _read_pickle(path) if path.suffix == ".pkl" else _read_csv(path)
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, str, str]]:

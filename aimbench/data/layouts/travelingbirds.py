@@ -16,6 +16,7 @@ from aimbench.data.layouts.cub import VALIDATION_SHARE
 from aimbench.data.layouts.cub_tables import Bird, Cub, bird_recipe, read_cub, stratified_validation
 from aimbench.data.layouts.plan import Plan
 from aimbench.data.raw import RawFolder, member
+from aimbench.data.recipes import Recipes
 from aimbench.data.samples import BLACK, Recipe
 from aimbench.errors import DataError
 
@@ -76,7 +77,7 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
         notes.append(f"a place has as few as {fewest} scenes for up to {most} birds of a species: scenes repeat")
     names = [places.names[int(place)] for place in train_places]
     return Plan(
-        recipes=recipes,
+        recipes=Recipes(recipes),
         classes=cub.species,
         groups=cub.species,
         places=names,
@@ -195,7 +196,7 @@ def plan_release(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Pla
     notes += ["test_black composed here, which is exact: CUB_black is not in the raw folder"] if black is None else []
     notes += ["no test_random: CUB_random is not in the raw folder"] if random is None else []
     return Plan(
-        recipes=recipes,
+        recipes=Recipes(recipes),
         classes=cub.species,
         groups=cub.species,
         places=[str(place) for place in home],

@@ -19,6 +19,7 @@ from aimbench.data.layouts.cub_tables import Bird, bird_recipe, key_of, read_cub
 from aimbench.data.layouts.options import Options, read_options
 from aimbench.data.layouts.plan import Plan
 from aimbench.data.raw import RawFolder, member
+from aimbench.data.recipes import Recipes
 from aimbench.data.samples import Box, Recipe
 from aimbench.errors import CardError, DataError
 
@@ -119,7 +120,7 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
             bird_recipe(bird, card, SPLITS[split], label=y, group=2 * y + place, place=place, background=scene[1])
         )
     return Plan(
-        recipes=recipes,
+        recipes=Recipes(recipes),
         classes=card.classes,
         groups=_group_names(card),
         places=list(options.scenes),
@@ -167,7 +168,7 @@ def plan_release(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Pla
     if not boxes:
         notes.append("no boxes: CUB_200_2011 is not in the raw folder")
     return Plan(
-        recipes=recipes,
+        recipes=Recipes(recipes),
         classes=card.classes,
         groups=_group_names(card),
         places=list(PLACES),
