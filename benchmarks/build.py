@@ -1,8 +1,10 @@
-"""Builds a generated ImageNet tree and prints seconds, images/s and peak memory, whole and resumed after a kill.
+"""Builds generated ImageNet trees of several sizes in turn: peak memory, images/s, and a resume after a kill.
 
-The tree has the class folders of ImageNet-100 and photographs of ImageNet's usual size (about 500x375, 110 kB).
+Memory must not grow with the number of images, so the sizes are compared. The trees have the class folders of
+ImageNet-100; their files are hard links to 200 distinct photographs, so what is measured is reading and building.
 
-    python benchmarks/build.py --images 20000 --workers 2
+    python benchmarks/build.py                                   # 5,000 to 60,000 small photographs, memory
+    python benchmarks/build.py --name build_photographs --sizes 5000 20000 --side 500   # of ImageNet's usual size
 """
 
 import argparse
@@ -10,9 +12,11 @@ import multiprocessing
 import os
 import resource
 import signal
+import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,65 +26,73 @@ DISTINCT = 200
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--name", default="build", help="of the results file")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 20_000, 60_000], help="images in a tree")
+    parser.add_argument("--side", type=int, default=64, help="width of a photograph in pixels")
+    parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     options = parser.parse_args()
+    from measure import write  # imports torch, which the building processes must not
+
+    load = os.getloadavg()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        run(Path(folder), options.images, options.workers)
+        rows = run(Path(folder), sorted(options.sizes), options.side, options.turns, options.workers)
+    write(options.name, rows, load)
 
 
-def run(folder: Path, images: int, workers: int) -> None:
-    raw = folder / "raw"
-    size = write_tree(raw, images)
-    print(f"tree: {images} images, {size / 1e9:.2f} GB")
-    for share in (0.25, 1.0):
-        part = folder / f"raw-{share}"
-        thin_out(raw, part, share)
-        seconds, peak = measured(part, folder / f"data-{share}", workers)
-        count = round(images * share)
-        print(
-            f"whole build of {count:6d} images, {workers} workers: {seconds:6.1f} s, {count / seconds:5.0f} images/s, "
-            f"peak memory of the largest process {peak:.0f} MB"
-        )
-    killed_after, left, seconds = killed_and_resumed(folder / "raw-1.0", folder / "data-killed", workers)
-    print(f"killed after {killed_after:.1f} s with {left} finished shards; resumed in {seconds:.1f} s")
-    same = fingerprint(folder / "data-killed") == fingerprint(folder / "data-1.0")
-    print(f"resumed build has the same fingerprint: {same}")
+def run(folder: Path, sizes: list[int], side: int, turns: int, workers: int) -> list[dict[str, Any]]:
+    write_photographs(folder / "pool", side)
+    for size in sizes:
+        link_tree(folder, size)
+    memory: dict[str, list[float]] = {f"{size:,} images": [] for size in sizes}
+    speed: dict[str, list[float]] = {name: [] for name in memory}
+    for turn in range(turns):
+        for size, name in zip(sizes, memory, strict=True):
+            data = folder / f"data-{size}-{turn}"
+            seconds, peak = measured(folder / f"raw-{size}", data, workers)
+            memory[name].append(peak)
+            speed[name].append(size / seconds)
+            print(f"{name}: {seconds:.1f} s, {size / seconds:.0f} images/s, peak {peak:.1f} MB", flush=True)
+    few, many = list(memory)[0], list(memory)[-1]
+    grown = statistics.median(memory[many]) - statistics.median(memory[few])
+    print(f"bytes an image between {few} and {many}: {1e6 * grown / (sizes[-1] - sizes[0]):.0f}")
+    what = f"{side} px, {workers} workers"
+    return [
+        row(f"build, peak memory of the largest process, {many} against {few}, {what}", memory, many, few, "MB"),
+        row(f"build, images a second, {many} against {few}, {what}", speed, many, few, "images/s"),
+        resumed(folder, sizes[-1], workers, what),
+    ]
 
 
-def write_tree(raw: Path, images: int) -> int:
-    """Writes distinct JPEGs once and links the rest to them: what is measured is reading and building."""
-    from aimbench.cards import load_card
+def row(what: str, values: dict[str, list[float]], over: str, under: str, unit: str) -> dict[str, Any]:
+    medians = {name: statistics.median(found) for name, found in values.items()}
+    ratio = medians[over] / medians[under]
+    return {"what": what, "ratio": ratio, "goal": None, "medians": medians, "seconds": values, "unit": unit}
 
-    wnids = load_card("imagenet100").variants["cmc"].options["class_folders"]
-    pool = raw / "pool"
+
+def write_photographs(pool: Path, width: int) -> None:
     pool.mkdir(parents=True)
+    height = width * 3 // 4
     rng = np.random.default_rng(0)
     for i in range(DISTINCT):
-        coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((500, 375))
-        noise = rng.normal(0, 14, (375, 500, 3))
+        coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((width, height))
+        noise = rng.normal(0, 14, (height, width, 3))
         Image.fromarray(np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)).save(
             pool / f"{i}.JPEG", quality=88
         )
-    size = 0
+
+
+def link_tree(folder: Path, images: int) -> None:
+    from aimbench.cards import load_card
+
+    wnids = load_card("imagenet100").variants["cmc"].options["class_folders"]
     for i in range(images):
         wnid = wnids[i % len(wnids)]
-        split = "val" if i % 20 == 19 else "train"
-        path = raw / "imagenet" / split / wnid / f"{wnid}_{i}.JPEG"
+        split = "val" if i // len(wnids) % 20 == 19 else "train"
+        path = folder / f"raw-{images}" / "imagenet" / split / wnid / f"{wnid}_{i}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.link(pool / f"{i % DISTINCT}.JPEG", path)
-        size += path.stat().st_size
-    return size
-
-
-def thin_out(raw: Path, target: Path, share: float) -> None:
-    for path in sorted((raw / "imagenet").rglob("*.JPEG")):
-        number = int(path.stem.rpartition("_")[2])
-        if number % 100 < 100 * share or share == 1:
-            linked = target / path.relative_to(raw)
-            linked.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, linked)
+        os.link(folder / "pool" / f"{i % DISTINCT}.JPEG", path)
 
 
 def build_once(raw: Path, data: Path, workers: int, results: "multiprocessing.Queue[tuple[float, float]]") -> None:
@@ -92,33 +104,40 @@ def build_once(raw: Path, data: Path, workers: int, results: "multiprocessing.Qu
     results.put((time.monotonic() - started, peak))
 
 
-def measured(raw: Path, data: Path, workers: int) -> tuple[float, float]:
-    """Builds in a process of its own, so that its peak memory is its own."""
+def start(raw: Path, data: Path, workers: int) -> tuple[Any, "multiprocessing.Queue[tuple[float, float]]"]:
+    """Starts a build in a process of its own, so that its peak memory is its own."""
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[tuple[float, float]] = context.Queue()
     process = context.Process(target=build_once, args=(raw, data, workers, results))
     process.start()
+    return process, results
+
+
+def measured(raw: Path, data: Path, workers: int) -> tuple[float, float]:
+    process, results = start(raw, data, workers)
     seconds, peak = results.get()
     process.join()
     return seconds, peak
 
 
-def killed_and_resumed(raw: Path, data: Path, workers: int) -> tuple[float, int, float]:
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[tuple[float, float]] = context.Queue()
-    process = context.Process(target=build_once, args=(raw, data, workers, results))
-    process.start()
-    started = time.monotonic()
-    finished: list[Path] = []
-    while len(finished) < 4 and process.is_alive():
-        time.sleep(0.2)
-        finished = list(data.glob("imagenet100/.building-*/parts/*.parquet"))
-    assert process.pid is not None
+def resumed(folder: Path, images: int, workers: int, what: str) -> dict[str, Any]:
+    """Kills a build once half of its shards are finished, builds again, and compares the fingerprints."""
+    raw, data = folder / f"raw-{images}", folder / "data-killed"
+    whole = folder / f"data-{images}-0"
+    half = len(list(whole.glob("imagenet100/cmc/*.tar"))) // 2
+    process, _ = start(raw, data, workers)
+    began = time.monotonic()
+    while len(list(data.glob("imagenet100/.building-*/parts/*.parquet"))) < half and process.is_alive():
+        time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    after = time.monotonic() - started
+    killed = time.monotonic() - began
     seconds, _ = measured(raw, data, workers)
-    return after, len(finished), seconds
+    if fingerprint(data) != fingerprint(whole):
+        raise SystemExit("the resumed build differs from the one that was not killed")
+    values = {"until the kill": [killed], "resumed": [seconds]}
+    name = f"build of {images:,} images killed after half of its shards, rest against first half, {what}"
+    return row(name, values, "resumed", "until the kill", "s")
 
 
 def fingerprint(data: Path) -> str:

@@ -101,7 +101,8 @@ def table() -> str:
     ]
     for result in results:
         for line in result["rows"]:
-            medians = ", ".join(f"{side} {value:.3g} s" for side, value in line["medians"].items())
+            unit = line.get("unit", "s")
+            medians = ", ".join(f"{side} {value:.3g} {unit}" for side, value in line["medians"].items())
             goal = "" if line["goal"] is None else f"{line['goal']:g}"
             note = "" if result["quiet"] else f"busy (load {result['load_before'][0]:g})"
             lines.append(f"| {result['name']} | {line['what']} | {line['ratio']:.2f} | {goal} | {medians} | {note} |")
