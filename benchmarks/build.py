@@ -54,7 +54,8 @@ def run(folder: Path, sizes: list[int], side: int, turns: int, workers: int) -> 
             memory[name].append(peak)
             speed[name].append(size / seconds)
             print(f"{name}: {seconds:.1f} s, {size / seconds:.0f} images/s, peak {peak:.1f} MB", flush=True)
-    few, many = list(memory)[0], list(memory)[-1]
+    names = list(memory)
+    few, many = names[0], names[-1]
     grown = statistics.median(memory[many]) - statistics.median(memory[few])
     print(f"bytes an image between {few} and {many}: {1e6 * grown / (sizes[-1] - sizes[0]):.0f}")
     what = f"{side} px, {workers} workers"
