@@ -39,6 +39,9 @@ def run(
     augment: Annotated[
         bool | None, typer.Option("--augment/--no-augment", help="Random crop and flip.", show_default="no")
     ] = None,
+    augment_on: Annotated[
+        str | None, typer.Option(help="Where: loader, or device (in batches).", show_default="loader")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.", show_default="32-true")
     ] = None,
@@ -106,6 +109,7 @@ def run(
         "image_size": image_size,
         "loader": loader,
         "augment": augment,
+        "augment_on": augment_on,
         "precision": precision,
     }
     reporter = Reporter(quiet=not is_first_by_environment())

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from aimbench.data.crops import Crops
 from aimbench.errors import RegimeError
 
 ENTITLEMENTS = ("group", "mask")
@@ -20,7 +21,7 @@ class Batch:
         weight: ``(N,)`` sample weights where the phase gave some, else None.
     """
 
-    __slots__ = ("_group", "_image", "_keys", "_mask", "features", "index", "label", "weight")
+    __slots__ = ("_crops", "_group", "_image", "_keys", "_mask", "features", "index", "label", "weight")
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Batch:
         mask: Tensor | None = None,
         weight: Tensor | None = None,
         keys: list[str] | None = None,
+        crops: Crops | None = None,
     ) -> None:
         self.index = index
         self.label = label
@@ -42,6 +44,7 @@ class Batch:
         self._group = group
         self._mask = mask
         self._keys = keys
+        self._crops = crops  # still to be taken, by ``to``
 
     def __len__(self) -> int:
         return len(self.label)
@@ -88,10 +91,11 @@ class Batch:
             mask=self._mask if "mask" in allowed else None,
             weight=self.weight,
             keys=self._keys,
+            crops=self._crops,
         )
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> "Batch":
-        """The same batch on ``device``."""
+        """The same batch on ``device``, which takes the crops that were left to it."""
         memory = torch.channels_last if channels_last else torch.contiguous_format
 
         def move(value: Tensor | None) -> Tensor | None:
@@ -100,14 +104,19 @@ class Batch:
             layout = memory if value.dim() == 4 else torch.preserve_format
             return value.to(device, non_blocking=True, memory_format=layout)
 
+        def placed(value: Tensor | None, mode: str) -> Tensor | None:
+            moved = move(value)
+            return moved if crops is None or moved is None else move(crops.take(moved, mode))
+
+        crops = None if self._crops is None else self._crops.to(device)
         features = None if self.features is None else [f.to(device, non_blocking=True) for f in self.features]
         return Batch(
-            self.index.to(device),
-            self.label.to(device),
-            image=move(self._image),
+            self.index.to(device, non_blocking=True),
+            self.label.to(device, non_blocking=True),
+            image=placed(self._image, "bilinear"),
             features=features,
             group=move(self._group),
-            mask=move(self._mask),
+            mask=placed(self._mask, "nearest"),
             weight=move(self.weight),
             keys=self._keys,
         )

@@ -1,4 +1,4 @@
-"""Samples as the network will see them, before normalisation; where nothing is augmented, they are made once."""
+"""Samples as the network will see them, before normalisation; made once where nothing is random about them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +12,21 @@ from aimbench.errors import DataError
 
 @dataclass
 class Sample:
-    """One sample of a split: image ``(3, S, S)`` uint8, region ``(1, S, S)`` in {0, 1}."""
+    """One sample of a split.
+
+    Attributes:
+        index: position in the split.
+        image: ``(3, S, S)`` uint8.
+        region: ``(1, S, S)`` in {0, 1}, or None.
+        size: height and width of the photograph, in pixels.
+        crop: what the device is to take of the image, see ``Transform.crop``; None for all of it.
+    """
 
     index: int
     image: Tensor
     region: Tensor | None
+    size: tuple[int, int]
+    crop: tuple[Tensor, bool] | None = None
 
 
 class FramedCache:
@@ -25,9 +35,10 @@ class FramedCache:
     Build with ``FramedCache.build``; index with a position in the split.
     """
 
-    def __init__(self, images: Tensor, regions: Tensor | None) -> None:
+    def __init__(self, images: Tensor, regions: Tensor | None, sizes: Tensor) -> None:
         self._images = images  # (N, S, S, 3) uint8
         self._regions = regions  # (N, 1, S, S) uint8
+        self._sizes = sizes  # (N, 2)
 
     @property
     def nbytes(self) -> int:
@@ -39,7 +50,8 @@ class FramedCache:
 
     def __getitem__(self, position: int) -> Sample:
         region = None if self._regions is None else self._regions[position].float()
-        return Sample(position, self._images[position].permute(2, 0, 1), region)
+        height, width = self._sizes[position].tolist()
+        return Sample(position, self._images[position].permute(2, 0, 1), region, (height, width))
 
     @classmethod
     def build(
@@ -74,6 +86,7 @@ class FramedCache:
             return None
         images = torch.empty((size, side, side, 3), dtype=torch.uint8)
         regions = torch.empty((size, 1, side, side), dtype=torch.uint8) if with_region else None
+        sizes = torch.empty((size, 2), dtype=torch.int64)
         loader: DataLoader[Sample | DataError] = DataLoader(
             dataset,
             sampler=[(position, 0) for position in range(size)],
@@ -86,11 +99,12 @@ class FramedCache:
             if isinstance(sample, DataError):
                 raise DataError(str(sample))  # a new one, see ImageSource.epoch
             images[sample.index] = sample.image.permute(1, 2, 0)
+            sizes[sample.index] = torch.tensor(sample.size)
             if regions is not None and sample.region is not None:
                 regions[sample.index] = sample.region
             if on_progress is not None:
                 on_progress(1)
-        return cls(images, regions)
+        return cls(images, regions, sizes)
 
 
 def _as_it_is(sample: "Sample | DataError") -> "Sample | DataError":

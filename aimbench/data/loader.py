@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from aimbench.data.batch import Batch
+from aimbench.data.crops import Crops
 from aimbench.data.dataset import SplitIndex
 from aimbench.data.decode import decode
 from aimbench.data.framed import FramedCache, Sample
@@ -36,6 +37,7 @@ class ImageDataset(Dataset[Sample | DataError]):
         mask_threshold: of the ground truth, see ``decode``.
         with_region: samples come with their region.
         cache: their photographs in memory, where they are augmented.
+        crop_later: augmentation is left to the device, see ``Transform``.
     """
 
     def __init__(
@@ -46,25 +48,26 @@ class ImageDataset(Dataset[Sample | DataError]):
         mask_threshold: float,
         with_region: bool,
         cache: DecodedCache | None = None,
+        crop_later: bool = False,
     ) -> None:
         self.split = split
-        self.transform = Transform(transform)
+        self.transform = Transform(transform, crop_later=crop_later)
         self.mask_threshold = mask_threshold
         self.with_region = with_region
         self.cache = cache
         self.framed: FramedCache | None = None
 
     def keep(self, *, limit_bytes: int, workers: int, on_progress: Callable[[int], None] | None = None) -> int | None:
-        """Makes every sample once and keeps it in memory; only without augmentation.
+        """Makes every sample once and keeps it in memory; only where nothing is random about it.
 
         Returns:
             Bytes held, or None if they would exceed ``limit_bytes``; nothing is kept then.
         """
-        assert not self.transform.config.augment
+        assert not self.transform.is_random
         self.framed = FramedCache.build(
             self,
             len(self.split),
-            self.transform.config.image_size,
+            self.transform.side,
             limit_bytes=limit_bytes,
             with_region=self.with_region,
             workers=workers,
@@ -74,13 +77,14 @@ class ImageDataset(Dataset[Sample | DataError]):
 
     def __getitem__(self, request: Request) -> Sample | DataError:
         position, seed = request
-        if self.framed is not None:
-            return self.framed[position]
         # Errors travel as values: a worker process would bury their one line under its traceback.
         try:
-            return self._sample(position, seed)
+            sample = self._sample(position, seed) if self.framed is None else self.framed[position]
         except DataError as error:
             return error
+        if self.transform.crop_later:
+            sample.crop = self.transform.crop(*sample.size, seed)
+        return sample
 
     def _sample(self, position: int, seed: int) -> Sample:
         if self.cache is not None:
@@ -91,7 +95,9 @@ class ImageDataset(Dataset[Sample | DataError]):
                 mask_threshold=self.mask_threshold,
                 with_mask=self.with_region,
             )
-        return Sample(position, *self.transform.framed(photograph, seed, with_region=self.with_region))
+        height, width = photograph.image.shape[-2:]
+        image, region = self.transform.framed(photograph, seed, with_region=self.with_region)
+        return Sample(position, image, region, (height, width))
 
 
 class ImageSource:
@@ -154,13 +160,14 @@ class ImageSource:
                 # A new one: an error that this frame also holds would be a cycle, which is freed in an order that
                 # leaves the workers unasked to end, and the loader waiting for them.
                 raise DataError(str(collated))
-            index, image, region = collated
+            index, image, region, crops = collated
             yield Batch(
                 index,
                 self._label[index],
                 image=image,
                 group=self._group[index] if "group" in self.fields else None,
                 mask=region if "mask" in self.fields else None,
+                crops=crops,
                 keys=[self.dataset.split.keys[i] for i in index.tolist()],
             )
 
@@ -243,16 +250,24 @@ class _Requests:
 
 def _collate(
     samples: list[Sample | DataError], transform: Transform
-) -> tuple[Tensor, Tensor, Tensor | None] | DataError:
+) -> tuple[Tensor, Tensor, Tensor | None, Crops | None] | DataError:
     whole: list[Sample] = []
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
         whole.append(sample)
-    index = torch.tensor([s.index for s in whole])
+    index = torch.tensor([s.index for s in whole], dtype=torch.int64)  # also where a process's share is empty
     image = transform.normalized([s.image for s in whole])
     regions = [s.region for s in whole if s.region is not None]
-    return index, image, torch.stack(regions) if regions else None
+    return index, image, torch.stack(regions) if regions else None, _crops(whole, transform)
+
+
+def _crops(samples: list[Sample], transform: Transform) -> Crops | None:
+    if not transform.crop_later:
+        return None
+    crops = [s.crop for s in samples if s.crop is not None]
+    boxes = torch.stack([box for box, _ in crops]) if crops else torch.empty(0, 4)
+    return Crops(boxes, torch.tensor([flip for _, flip in crops], dtype=torch.bool), transform.config.image_size)
 
 
 def _one_thread(_: int) -> None:

@@ -39,12 +39,21 @@ class TrainConfig(BaseModel):
     cannot weight or leave out samples, and it does not use cached features."""
     augment: bool = False
     """Random crop and flip of the training images, as the dataset's card states them."""
+    augment_on: Literal["loader", "device"] = "loader"
+    """Where they are taken: in the loader, of the photograph; or on the device, of whole batches of photographs
+    that were squashed to little more than the network's input, which are kept in memory."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Lightning Fabric's names."""
     channels_last: bool = True
     """Memory layout of images and convolutions."""
     grad_clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient."""
+
+    def defining(self) -> dict[str, Any]:
+        """The settings as a definition holds them: what came later is left out at its default, so that ids stay."""
+        values = self.model_dump(mode="json")
+        later = {name: TrainConfig.model_fields[name].default for name in ("augment_on",)}
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 def read_config(values: Mapping[str, Any]) -> TrainConfig:
@@ -57,8 +66,11 @@ def read_config(values: Mapping[str, Any]) -> TrainConfig:
         if key not in TrainConfig.model_fields:
             raise ConfigError(f"unknown training setting '{key}': {nearest_names(key, TrainConfig.model_fields)}")
     try:
-        return TrainConfig(**values)
+        config = TrainConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"training setting '{where}' is {first['input']!r}: {first['msg']}") from error
+    if config.augment_on == "device" and not (config.augment and config.loader == "indexed"):
+        raise ConfigError("augment_on 'device' needs --augment and --loader indexed")
+    return config

@@ -53,6 +53,7 @@ class RunData:
         frozen: features may be computed once and reused.
         fields: batch entries that the method's regime opens.
         stream: training images are read through the shards from front to back.
+        crop_later: training images are augmented on the device.
         data_root: holds the feature cache.
         workers: loader processes.
         cache_bytes: memory that decoded photographs may take; 0 decodes anew each epoch.
@@ -74,6 +75,7 @@ class RunData:
         cache_bytes: int,
         device: torch.device,
         reporter: Reporter,
+        crop_later: bool = False,
     ) -> None:
         self.dataset = dataset
         self.transform = transform
@@ -83,6 +85,7 @@ class RunData:
         self._fields = fields
         self._batch_size = batch_size
         self._stream = stream
+        self._crop_later = crop_later
         self._workers = workers
         self._cache_bytes = cache_bytes
         self._device = device
@@ -168,6 +171,7 @@ class RunData:
             transform,
             mask_threshold=self.dataset.card.ground_truth.mask_threshold,
             with_region="mask" in fields,
+            crop_later=transform.augment and self._crop_later,
         )
 
     def _reading(self, dataset: ImageDataset, batch_size: int, fields: frozenset[str]) -> ImageSource:
@@ -180,7 +184,7 @@ class RunData:
         split, left = dataset.split, self._cache_bytes - self._held
         with self._reporter.task(f"decoding {split.name}", len(split)) as task:
             held: int | None
-            if dataset.transform.config.augment:
+            if dataset.transform.is_random:
                 dataset.cache = DecodedCache.build(
                     split,
                     limit_bytes=left,

@@ -21,6 +21,7 @@ from aimbench.data.dataset import Item, ShardDataset, SplitIndex
 from aimbench.data.decode import decode
 from aimbench.data.loader import ImageDataset, ImageSource, cpu_split, epoch_order
 from aimbench.data.memory import DecodedCache
+from aimbench.data.ranks import Share
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import DataError, RegimeError
 
@@ -349,6 +350,28 @@ def test_nothing_is_kept_beyond_the_limit_nor_of_a_damaged_split(split: SplitInd
     assert images.keep(limit_bytes=exact, workers=0) == exact
     with pytest.raises(DataError, match=f"sample {damaged.keys[12]}: its image cannot be decoded"):
         ImageDataset(damaged, PLAIN, mask_threshold=0.5, with_region=False).keep(limit_bytes=exact, workers=0)
+
+
+# Crops left to the device
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_device_takes_the_crops_of_the_seed(workers: int, kept: bool, split: SplitIndex) -> None:
+    dataset = ImageDataset(split, AUGMENTED, mask_threshold=0.5, with_region=True, crop_later=True)
+    if kept:
+        assert dataset.keep(limit_bytes=10**9, workers=0) == SIZE * 4 * AUGMENTED.resize**2
+    later = ImageSource(dataset, 5, workers=workers, fields=frozenset({"mask"}))
+    order = epoch_order(SIZE, seed=1)
+    expected = list(source(split, AUGMENTED, fields=frozenset({"mask"})).epoch(order, seed=1))
+    batches = [batch.to(torch.device("cpu"), channels_last=True) for batch in later.epoch(order, seed=1)]
+    assert batches[0].image.is_contiguous(memory_format=torch.channels_last)
+    assert joined(batches).shape == joined(expected).shape
+    assert (joined(batches) - joined(expected)).abs().mean() < 0.1, "the same crops, resampled twice"
+    masks, others = (torch.cat([b.mask for b in part]) for part in (batches, expected))
+    assert (masks != others).float().mean() < 0.05
+    (empty,) = later.epoch(order[:1], seed=1, batch_size=1, share=Share(0, 2))
+    assert empty.to(torch.device("cpu")).image.shape == (0, 3, 16, 16)
 
 
 # Cores

@@ -25,6 +25,7 @@ SCRIPT = Path(__file__).with_name("one_of_several.py")
 DEAD = 9
 # Sums over processes are taken in another order than over one batch, and Adam divides small gradients by their size.
 TOLERANCE = 1e-3
+EXACT = "evaluation alone"
 
 CASES = {
     "erm": {"method": "erm"},
@@ -34,6 +35,18 @@ CASES = {
         "method": "erm",
         "backbone": "test_efficientnet.r160_in1k",
         "training": {"train": "all", "augment": True, "epochs": 1, "optimizer": "sgd", "lr": 0.01},
+    },
+    "whole network, masks and batch norm": {
+        "method": "aim",
+        "backbone": "test_efficientnet.r160_in1k",
+        # 192 samples: the last batch holds two, and one of three processes gets none of them.
+        "training": {"train": "all", "epochs": 1, "batch_size": 19, "optimizer": "sgd", "lr": 0.01},
+    },
+    "sampling weights": {"method": "rwg", "training": {"epochs": 1}},
+    # Steps too small to change a weight: what is left is evaluation.
+    EXACT: {
+        "method": "aim",
+        "training": {"train": "all", "epochs": 1, "optimizer": "sgd", "lr": 1e-30, "backbone_lr": 1e-30},
     },
 }
 
@@ -146,6 +159,27 @@ def test_the_record_is_that_of_one_process(count: int, alone: Path, mini_root: P
         torch.testing.assert_close(others, weights, rtol=TOLERANCE, atol=TOLERANCE)
         rows, other_rows = (pd.read_parquet(folder / f"{name}.parquet") for folder in (alone, tmp_path))
         pd.testing.assert_frame_equal(other_rows, rows, rtol=10 * TOLERANCE, atol=10 * TOLERANCE)
+        if name == EXACT:
+            pd.testing.assert_frame_equal(other_rows, rows, check_exact=True)
+            assert record["metrics"] == expected["metrics"], "each sample once, the same to the last digit"
+            assert record["selectors"] == expected["selectors"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("starter", [[], ["-m", "torch.distributed.run", "--nproc-per-node", "2"]])
+def test_the_command_by_itself_and_under_torchrun(starter: list[str], mini_root: Path, tmp_path: Path) -> None:
+    program = str(Path(sys.executable).with_name("aimbench"))
+    what = "--method erm --dataset waterbirds@mini --backbone test_convnext.r160_in1k --weights none --epochs 1"
+    how = "--image-size 64 --batch-size 32 --epg-samples 8 --device cpu --log tensorboard --devices 2"
+    folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results")]
+    words = [sys.executable, *starter, program, "run", *what.split(), *how.split(), f"--data={mini_root}", *folders]
+    around = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=around)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "results" / "records").rglob("*.json")
+    assert done.stdout.split().count(str(path)) == 1, "the first process alone speaks and writes"
+    assert json.loads(path.read_text())["environment"]["devices"] == 2
+    assert len(list((tmp_path / "runs").rglob("events.out*"))) == 1, "one live view"
 
 
 @pytest.mark.slow

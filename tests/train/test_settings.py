@@ -16,6 +16,7 @@ from aimbench.train.registry import get_method
         ({"training": {"epochs": 0}}, "training setting 'epochs' is 0: .*greater than or equal to 1"),
         ({"training": {"optimizer": "adam"}}, "training setting 'optimizer' is 'adam': .*'adamw' or 'sgd'"),
         ({"training": {"image_size": 8}}, "training setting 'image_size' is 8"),
+        ({"training": {"augment_on": "device"}}, "augment_on 'device' needs --augment and --loader indexed"),
         ({"method": "aimm"}, "unknown method 'aimm': did you mean 'aim'"),
         ({"method": "aim", "settings": {"active_are": 0.2}}, "no setting 'active_are': did you mean 'active_area'"),
         ({"method": "aim", "settings": {"active_area": 2}}, "setting 'active_area' of method 'aim' is 2"),
@@ -32,6 +33,15 @@ def test_a_wrong_word_is_named(experiment: Callable[..., Any], changes: dict[str
         experiment(**changes)
     assert type(caught.value).__name__ in {"ConfigError", "CardError"}
     assert "\n" not in str(caught.value)
+
+
+def test_a_setting_that_came_later_changes_no_id_until_it_is_used(experiment: Callable[..., Any]) -> None:
+    before = experiment(training={"augment": True}).definition
+    assert "augment_on" not in before.training
+    after = experiment(training={"augment": True, "augment_on": "device", "epochs": 1})
+    assert after.definition.training["augment_on"] == "device"
+    assert after.id != before.id
+    assert after.run().record.training["augment_on"] == "device"
 
 
 def test_what_the_user_gives_wins_over_a_preset() -> None:
