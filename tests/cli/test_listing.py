@@ -45,7 +45,7 @@ def test_methods_are_listed_with_the_datasets_that_lack_what_they_need(monkeypat
 def test_a_methods_card_is_shown_with_its_settings():
     lines = run("methods", "erm")
     assert ["frozen features: A linear layer on the pooled features, standardised per channel."] in lines
-    assert ["lr", "0.001", "group_DRO repository (Sagawa et al. 2020), Waterbirds"] in lines
+    assert ["batch_size", "128", "group_DRO repository (Sagawa et al. 2020), Waterbirds"] in lines
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in list_methods()])
