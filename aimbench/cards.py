@@ -64,7 +64,8 @@ class Source(Archive):
     holds: list[_RelativePath] = Field(default_factory=list, description="Files that must lie in the folder.")
     inside: _RelativePath = Field(default="", description="Folder inside the archive that equals an unpacked folder.")
     only: list[str] = Field(
-        default_factory=list, description="Path prefixes to unpack from a large archive; empty: everything."
+        default_factory=list,
+        description="Path prefixes to unpack from a large archive, or to download from the hub; empty: everything.",
     )
     parts: dict[_RelativePath, Part] = Field(
         default_factory=dict, description="Folder of the source -> its archive, where each comes on its own."

@@ -35,6 +35,9 @@ TIMEOUT = 30.0
 PAUSE = 1.0
 """Seconds before another attempt; doubled each time."""
 
+_TABLES = ("parquet", "arrow", "json")
+"""Suffixes of what is downloaded from the hub: tables and their description, no code."""
+
 _BLOCK = 1 << 18
 _HEADERS = {"User-Agent": "aimbench", "Accept-Encoding": "identity"}
 
@@ -267,7 +270,7 @@ def _fetch_hub(source: Source, raw: Path, failures: list[str]) -> Path:
             repo_type="dataset",
             revision=source.revision,
             local_dir=target,
-            allow_patterns=["*.parquet", "*.arrow", "*.json"],
+            allow_patterns=[f"{prefix}*.{suffix}" for prefix in source.only or [""] for suffix in _TABLES],
         )
     except Exception as error:  # the library raises errors of several others
         tried = "; ".join([*failures, f"Hugging Face {source.hub}: {_reason(error)}"])

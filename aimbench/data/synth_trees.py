@@ -36,6 +36,10 @@ class TreeOptions(BaseModel):
     )
     boxes_test: str | None = None
     masks: str | None = Field(default=None, description="Source of the masks, SPLIT/CLASS_FILE, JPEG.")
+    ranks: str | None = Field(
+        default=None,
+        description="CSV of the ranks of train, to be written: a class' images before its own scene first.",
+    )
 
 
 def write_tree(folder: Path, options: TreeOptions, class_folders: list[str], places: dict[str, str], seed: int) -> None:
@@ -49,6 +53,7 @@ def write_tree(folder: Path, options: TreeOptions, class_folders: list[str], pla
         seed: Of all variation.
     """
     wnids = class_folders[: options.classes]
+    ranks = ["class,file,rank"]
     for label, wnid in enumerate(wnids):
         for split, share, count in (
             ("train", options.cue_train, settings.TREE_TRAIN),
@@ -62,6 +67,10 @@ def write_tree(folder: Path, options: TreeOptions, class_folders: list[str], pla
                 image, mask = _photograph(label, scene, options, rng)
                 stem = f"{wnid}_{i}" if split == "train" else f"ILSVRC2012_val_{label * count + i + 1:08d}"
                 _write(folder, options, places, split, wnid, stem, image, mask)
+                if split == "train":
+                    ranks.append(f"{wnid},{stem}.JPEG,{i + 1}")  # those before their own scene come first
+    if options.ranks:
+        (folder / options.ranks).write_text("\n".join(ranks) + "\n", encoding="utf-8")
 
 
 def _photograph(

@@ -271,12 +271,12 @@ def test_hub_is_the_last_resort(server: Server, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda name, **options: calls.append((name, options)), raising=False
     )
-    card = make_card(tmp_path, [server.url("404")], None, hub="someone/mine", revision="v1")
+    card = make_card(tmp_path, [server.url("404")], None, hub="someone/mine", revision="v1", only=["small/"])
     assert Fetched().run(card, tmp_path / "raw") == tmp_path / "raw" / "mine"
     ((name, options),) = calls
     assert (name, options["repo_type"], options["revision"]) == ("someone/mine", "dataset", "v1")
     assert options["local_dir"] == tmp_path / "raw" / "mine"
-    assert not any(pattern.endswith(".py") for pattern in options["allow_patterns"])
+    assert options["allow_patterns"] == ["small/*.parquet", "small/*.arrow", "small/*.json"]
 
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route")

@@ -12,7 +12,9 @@ from tiny_tree import write_tree
 
 from aimbench.cards import default_cards_dir, load_card
 from aimbench.data.build import build
+from aimbench.data.dataset import ShardDataset
 from aimbench.data.samples import decode_mask
+from aimbench.data.verify import verify
 from aimbench.errors import DataError
 
 HARD = load_card("hardimagenet").variants["official"].options["class_folders"]
@@ -69,10 +71,8 @@ def rank_cards(folder: Path) -> Path:
     return folder / "cards"
 
 
-@pytest.mark.parametrize("form", ["csv", "pickle"])
-def test_rank_balanced_keeps_both_ends_of_the_ranking(tmp_path: Path, form: str) -> None:
-    raw = tmp_path / "raw"
-    hard_imagenet(raw)
+def write_ranks(raw: Path, form: str) -> None:
+    """Image i of a class has rank i + 1; the last has no mask."""
     if form == "csv":
         lines = ["class,file,rank"]
         lines += [f"{wnid},{wnid}_train{i}.JPEG,{i + 1}" for wnid in HARD[:2] for i in range(11)]
@@ -81,12 +81,50 @@ def test_rank_balanced_keeps_both_ends_of_the_ranking(tmp_path: Path, form: str)
         paths = {537 + c: [f"train/{w}/{w}_train{i}.JPEG" for i in range(11)] for c, w in enumerate(HARD[:2])}
         (raw / "hardImageNet" / "meta").mkdir()
         (raw / "hardImageNet" / "meta" / "paths_by_rank.pkl").write_bytes(pickle.dumps(paths))
-    name = "hardimagenet@rank-balanced"
-    dataset = build(name, raw, tmp_path / "data", partial=True, workers=1, cards_dir=rank_cards(tmp_path)).dataset
-    kept = {key for split in ("train", "val") for key in dataset.split(split).keys}
-    # of the ten with a mask, the two first and the two last
-    assert kept == {f"{wnid}_train{i}" for wnid in HARD[:2] for i in (0, 1, 8, 9)}
+
+
+def images(dataset: ShardDataset, *splits: str) -> set[str]:
+    return {key for split in splits for key in dataset.split(split).keys}
+
+
+@pytest.mark.parametrize("form", ["csv", "pickle"])
+@pytest.mark.parametrize(("variant", "kept"), [("balanced", (0, 1, 8, 9)), ("first", (0, 1)), ("last", (8, 9))])
+def test_train_keeps_ends_of_the_ranking(tmp_path: Path, form: str, variant: str, kept: tuple[int, ...]) -> None:
+    raw = tmp_path / "raw"
+    hard_imagenet(raw)
+    write_ranks(raw, form)
+    name, cards = f"hardimagenet@rank-{variant}", rank_cards(tmp_path)
+    dataset = build(name, raw, tmp_path / "data", partial=True, workers=1, cards_dir=cards).dataset
+    # of the ten with a mask; val's share is drawn before, so it may be empty
+    splits = [split for split in ("train", "val") if split in dataset.splits]
+    assert images(dataset, *splits) == {f"{wnid}_train{i}" for wnid in HARD[:2] for i in kept}
     assert len(dataset.split("test")) == 4
+
+
+def test_ends_of_the_ranking_as_test_conditions(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    hard_imagenet(raw)
+    write_ranks(raw, "csv")
+    name, cards = "hardimagenet@rank-apart", rank_cards(tmp_path)
+    dataset = build(name, raw, tmp_path / "data", partial=True, workers=1, cards_dir=cards).dataset
+
+    def of(*ranks: int) -> set[str]:
+        return {f"{wnid}_train{i}" for wnid in HARD[:2] for i in ranks}
+
+    assert images(dataset, "test_first_ranked") == of(0, 1)
+    assert images(dataset, "test_last_ranked") == of(8, 9)
+    splits = [split for split in ("train", "val") if split in dataset.splits]
+    assert images(dataset, *splits) == of(2, 3, 4, 5, 6, 7)
+    assert len(dataset.split("test")) == 4
+    verify(dataset)
+
+
+def test_a_class_too_small_for_two_ends_is_named(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    hard_imagenet(raw)
+    write_ranks(raw, "csv")
+    with pytest.raises(DataError, match="class 0 has 10 ranked images, too few for 100 of either end"):
+        build("hardimagenet@rank-apart", raw, tmp_path / "data", partial=True, workers=1)
 
 
 class Hostile:

@@ -27,18 +27,17 @@ def test_mini_is_built_on_opening_and_is_whole(minis: Path, name: str) -> None:
     dataset = ShardDataset.open(f"{name}@mini", minis)
     assert dataset.manifest.kind == "mini"
     verify(dataset)
-    # test_random is of the release alone
-    assert list(dataset.splits) == [split for split in dataset.card.splits if split != "test_random"]
+    # test_random is of the release alone, the ranked conditions are of variants of their own
+    others = ("test_random", "test_first_ranked", "test_last_ranked")
+    assert list(dataset.splits) == [split for split in dataset.card.splits if split not in others]
     truth = dataset.manifest.ground_truth
     assert truth.share_with_mask == (0.0 if dataset.card.ground_truth.kind == "boxes" else 1.0)
     assert truth.share_with_boxes == (0.0 if dataset.card.ground_truth.kind == "mask" else 1.0)
     assert truth.empty_masks == 0
 
 
-@pytest.mark.parametrize("name", ["cub", "hardimagenet", "imagewoof", "imagenet100"])
-def test_planted_scene_tells_the_class_in_train_and_half_as_often_in_test(minis: Path, name: str) -> None:
-    """Nearest mean colour of the pixels outside the object: the planted cue and nothing else."""
-    dataset = ShardDataset.open(f"{name}@mini", minis)
+def accuracies_by_scene(dataset: ShardDataset, *splits: str) -> list[float]:
+    """Nearest mean colour of the pixels outside the object in train: the planted cue and nothing else."""
 
     def colours(split: str) -> tuple[np.ndarray, np.ndarray]:
         index = dataset.split(split)
@@ -61,9 +60,24 @@ def test_planted_scene_tells_the_class_in_train_and_half_as_often_in_test(minis:
         nearest = np.linalg.norm(values[:, None] - means[None], axis=2).argmin(1)
         return float((nearest == truth).mean())
 
-    on_train, on_test = accuracy(train, labels), accuracy(*colours("test"))
-    assert on_train > 3 / len(means), "the scene is a cue"
+    return [accuracy(*colours(split)) for split in splits]
+
+
+@pytest.mark.parametrize("name", ["cub", "hardimagenet", "imagewoof", "imagenet100"])
+def test_planted_scene_tells_the_class_in_train_and_half_as_often_in_test(minis: Path, name: str) -> None:
+    dataset = ShardDataset.open(f"{name}@mini", minis)
+    on_train, on_test = accuracies_by_scene(dataset, "train", "test")
+    assert on_train > 3 / len(dataset.manifest.classes), "the scene is a cue"
     assert on_test < 0.75 * on_train, "and it lies in half of test"
+
+
+def test_ranked_mini_has_its_cue_in_the_first_ranked_and_not_in_the_last(minis: Path) -> None:
+    dataset = ShardDataset.open("hardimagenet@mini-ranked", minis)
+    assert dataset.splits == ("train", "val", "test", "test_first_ranked", "test_last_ranked")
+    assert all(set(dataset.manifest.splits[split].classes.values()) == {4} for split in dataset.splits[3:])
+    first, last = accuracies_by_scene(dataset, "test_first_ranked", "test_last_ranked")
+    assert first > 3 / 15
+    assert last < 1 / 15, "worse than by chance: the scene is another class'"
 
 
 def test_box_is_the_masks_box(minis: Path) -> None:

@@ -7,7 +7,7 @@ code of a dataset is run, and paths in a table are not followed.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,11 @@ class HuggingFaceOptions(TableOptions):
     splits: dict[str, str] = Field(min_length=1, description="Split -> split of the dataset.")
     key: str | None = Field(default=None, description="Column of the sample's name; without one the row's number.")
     boxes: str | None = Field(default=None, description="Column of x0, y0, x1, y1 in pixels, or of a list of such.")
+    names: Literal["compare", "ignore"] = Field(
+        default="compare",
+        description="The dataset's own names of classes and places: class names must be the card's; or, where they are "
+        "known to be wrong, all are ignored and indices count.",
+    )
 
 
 def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
@@ -111,7 +116,8 @@ def _wanted(tables: dict[str, Any], theirs: str, options: HuggingFaceOptions, ca
     for column in (options.image, options.mask, *_columns(options).values()):
         if column is not None and column not in table.column_names:
             raise DataError(f"{where} has no column '{column}'; {nearest_names(column, table.column_names)}")
-    _check_names(table, options.label, options.class_names or card.classes, where)
+    if options.names == "compare":
+        _check_names(table, options.label, options.class_names or card.classes, where)
     return table
 
 
@@ -129,7 +135,10 @@ def _columns(options: HuggingFaceOptions) -> dict[str, str | None]:
 def _rows(table: Any, options: HuggingFaceOptions) -> Iterator[dict[str, Any]]:
     """Yields the values of each row, with class indices as names; None where there is no column."""
     columns = {what: column for what, column in _columns(options).items() if column is not None}
-    names = {what: getattr(table.features[column], "names", None) for what, column in columns.items()}
+    names = {
+        what: getattr(table.features[column], "names", None) if options.names == "compare" else None
+        for what, column in columns.items()
+    }
     for batch in table.select_columns(sorted(set(columns.values()))).iter(_BATCH):
         for i in range(len(batch[options.label])):
             row = dict.fromkeys(_columns(options))
