@@ -54,6 +54,9 @@ def evaluate(
     epg_samples: Annotated[
         int | None, typer.Option(help="Of a model: test images that EPG uses; 0 leaves it out.", show_default="all")
     ] = None,
+    epg_region: Annotated[
+        str, typer.Option(help="What EPG counts as the object: mask (boxes where there is none) or boxes.")
+    ] = "mask",
     name: Annotated[
         str | None, typer.Option(help="Name in the record.", show_default="the network's or the run's, or external")
     ] = None,
@@ -124,6 +127,7 @@ def evaluate(
         train_labels=train_labels,
         image_size=image_size,
         epg_samples=epg_samples,
+        epg_region=epg_region,
         **({} if epg is None else {"attributions": parse_names(epg)}),
         cards=cards,
         workers=workers,

@@ -52,6 +52,9 @@ def run(
         int | None,
         typer.Option(help="Test images that EPG uses, a fixed subset; 0 leaves EPG out.", show_default="all"),
     ] = None,
+    epg_region: Annotated[
+        str, typer.Option(help="What EPG counts as the object: mask (boxes where there is none) or boxes.")
+    ] = "mask",
     attributions: Annotated[
         str | None,
         typer.Option(
@@ -129,6 +132,7 @@ def run(
             settings=parse_settings(set_),
             training={name: value for name, value in given.items() if value is not None},
             epg_samples=epg_samples,
+            epg_region=epg_region,
             **({} if attributions is None else {"attributions": parse_names(attributions)}),
             cards=cards,
             workers=workers,

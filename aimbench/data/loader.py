@@ -36,6 +36,7 @@ class ImageDataset(Dataset[Sample | DataError]):
         transform: of the images.
         mask_threshold: of the ground truth, see ``decode``.
         with_region: samples come with their region.
+        with_mask: the region is the mask where there is one; else always the boxes.
         cache: their photographs in memory, where they are augmented.
         crop_later: augmentation is left to the device, see ``Transform``.
     """
@@ -47,6 +48,7 @@ class ImageDataset(Dataset[Sample | DataError]):
         *,
         mask_threshold: float,
         with_region: bool,
+        with_mask: bool = True,
         cache: DecodedCache | None = None,
         crop_later: bool = False,
     ) -> None:
@@ -54,6 +56,7 @@ class ImageDataset(Dataset[Sample | DataError]):
         self.transform = Transform(transform, crop_later=crop_later)
         self.mask_threshold = mask_threshold
         self.with_region = with_region
+        self.with_mask = with_mask
         self.cache = cache
         self.framed: FramedCache | None = None
 
@@ -93,7 +96,7 @@ class ImageDataset(Dataset[Sample | DataError]):
             photograph = decode(
                 self.split.read(position),
                 mask_threshold=self.mask_threshold,
-                with_mask=self.with_region,
+                with_mask=self.with_region and self.with_mask,
             )
         height, width = photograph.image.shape[-2:]
         image, region = self.transform.framed(photograph, seed, with_region=self.with_region)

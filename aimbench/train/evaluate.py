@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -10,18 +10,21 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from aimbench.data.ranks import gather, share
+from aimbench.data.ranks import share
+from aimbench.errors import ConfigError, nearest_names
 from aimbench.metrics.epg import centre_gaussian, energy_pointing_game, epg_score, uniform_reference
 from aimbench.metrics.health import MaskHealth
 from aimbench.models.classifier import Classifier
 from aimbench.record import EpgScore
 from aimbench.train.attributions import DEFAULT, attribute
 from aimbench.train.method import Method
-from aimbench.train.predictions import Predictions
+from aimbench.train.predictions import Predictions, all_rows, what_it_says
 from aimbench.train.progress import Reporter
-from aimbench.train.sources import RunData
+from aimbench.train.sources import GroundTruth, RunData
 
 BATCH = 32
+CPU_BATCH = 8
+"""What the backward pass keeps of 32 photographs (gigabytes) costs a CPU more in memory than it saves in calls."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,16 @@ class Looked:
         scores: EPG of each attribution, ``(M,)``; NaN where the sample has no ground truth.
         undefined: whether the attribution had no positive energy, ``(M,)``.
         health: of the method's own masks.
+        said: what the model predicted in the same pass; None where the maps were made elsewhere.
+        ground_truth: ``boxes`` where masks were left aside.
     """
 
     index: npt.NDArray[np.int64]
     scores: dict[str, npt.NDArray[np.float32]]
     undefined: dict[str, npt.NDArray[np.bool_]]
     health: dict[str, float]
+    said: Predictions | None = None
+    ground_truth: GroundTruth = "mask"
 
 
 def look(
@@ -50,6 +57,8 @@ def look(
     subset: int | None,
     reporter: Reporter,
     attributions: Sequence[str] = DEFAULT,
+    *,
+    ground_truth: GroundTruth = "mask",
 ) -> Looked:
     """Scores every attribution on a split, or on a fixed seeded subset of it.
 
@@ -62,14 +71,17 @@ def look(
         subset: number of samples; None takes all.
         reporter: shows progress.
         attributions: to score beside the method's own map and the two references.
+        ground_truth: ``boxes`` leaves masks aside where there are both.
     """
     model.eval()
-    source = data.photographs(split, BATCH, region=True)
+    size = CPU_BATCH if fabric.device.type == "cpu" else BATCH
+    source = data.photographs(split, size, region=True, ground_truth=ground_truth)
     chosen = evaluated_positions(len(source), subset)
-    mine = share().of_split(len(chosen), BATCH)
+    mine = share().of_split(len(chosen), size)
     order = chosen[mine]
     scores: dict[str, list[Tensor]] = {}
     undefined: dict[str, list[Tensor]] = {}
+    said: dict[str, list[Tensor]] = {}
     health = MaskHealth()
     with reporter.task(f"EPG on {split}", len(order)) as task:
         for batch in source.epoch(order, seed=0):
@@ -84,21 +96,31 @@ def look(
             for name, reference in references(region).items():
                 scores.setdefault(name, []).append(reference.cpu())
                 undefined.setdefault(name, []).append(torch.zeros(len(batch), dtype=torch.bool))
+            for name, column in what_it_says(seen.output, batch.label).items():
+                said.setdefault(name, []).append(column)
             health.update(seen.output.masks, region)
             task.advance(len(batch))
     return Looked(
         index=chosen,
-        scores=_all_rows(mine, scores),
-        undefined=_all_rows(mine, undefined),
+        scores=all_rows(mine, scores),
+        undefined=all_rows(mine, undefined),
         health=health.compute(),
+        said=Predictions.from_columns(all_rows(mine, said)),
+        ground_truth=ground_truth,
     )
 
 
-def _all_rows(mine: npt.NDArray[np.int64], columns: dict[str, list[Tensor]]) -> dict[str, npt.NDArray[Any]]:
-    """Each column over all processes, in the order of positions; ``mine`` are those of this process's rows."""
-    parts = gather((mine, {name: torch.cat(rows).numpy() for name, rows in columns.items()}))
-    _, first = np.unique(np.concatenate([index for index, _ in parts]), return_index=True)
-    return {name: np.concatenate([part[name] for _, part in parts])[first] for name in columns}
+def check_ground_truth(name: str, fields: frozenset[str]) -> GroundTruth:
+    """Returns ``mask`` or ``boxes``.
+
+    Raises:
+        ConfigError: ``name`` is neither, or boxes are asked of a method that reads masks: it would be handed boxes.
+    """
+    if name not in get_args(GroundTruth):
+        raise ConfigError(f"unknown ground truth '{name}': {nearest_names(name, get_args(GroundTruth))}")
+    if name == "boxes" and "mask" in fields:
+        raise ConfigError("EPG by boxes is not defined for a method that reads masks; leave out --epg-region")
+    return "boxes" if name == "boxes" else "mask"
 
 
 def evaluated_positions(size: int, subset: int | None) -> npt.NDArray[np.int64]:

@@ -27,7 +27,7 @@ from aimbench.train.attributions import DEFAULT, check_attributions
 from aimbench.train.config import read_config
 from aimbench.train.cost import cost
 from aimbench.train.environment import code_info, environment
-from aimbench.train.evaluate import Looked, look
+from aimbench.train.evaluate import Looked, check_ground_truth, look
 from aimbench.train.live import make_loggers
 from aimbench.train.loop import Trainer
 from aimbench.train.method import Method
@@ -48,6 +48,7 @@ class Request:
         settings: of the method, unchecked.
         training: of ``TrainConfig``, unchecked; only what the user gave.
         epg_samples: size of the fixed subset that EPG is computed on; None takes all, 0 leaves EPG out.
+        epg_region: what EPG counts as the object, ``mask`` (boxes where a sample has none) or always ``boxes``.
         attributions: that EPG is computed of, beside the method's own map.
         workers: loader processes; None chooses by the cores.
         cache_gb: memory that decoded photographs may take, over all processes of a machine.
@@ -68,6 +69,7 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     epg_samples: int | None = None
+    epg_region: str = "mask"
     attributions: tuple[str, ...] = DEFAULT
     cards: Path | None = None
     workers: int | None = None
@@ -125,6 +127,7 @@ class Experiment:
         self.selector = request.selector or self.dataset.card.default_selector
         check_headline(self.selector)
         self.attributions = check_attributions(request.attributions)
+        self.ground_truth = check_ground_truth(request.epg_region, self.method.regime.fields)
         loaded = loaded or LoadedBackbone.load(request.backbone, request.weights, request.seed)
         self.pyramid, self.backbone = loaded.pyramid, loaded.info
         self._pretrained = {name: value.clone() for name, value in self.pyramid.state_dict().items()}
@@ -245,7 +248,9 @@ class Experiment:
             dataset=dataset_info(self.dataset),
             backbone=self.backbone,
             training=self.config.defining(),
-            evaluation=evaluation_settings(self.dataset, self.transform, self.request.epg_samples, self.attributions),
+            evaluation=evaluation_settings(
+                self.dataset, self.transform, self.request.epg_samples, self.attributions, self.ground_truth
+            ),
             seed=self.request.seed,
             selector=self.selector,
         )

@@ -70,6 +70,7 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
             settings=definition.method.config,
             training=definition.training,
             epg_samples=definition.evaluation["epg_samples"],
+            epg_region=definition.evaluation.get("epg_region", "mask"),
             attributions=tuple(definition.evaluation.get("attributions", DEFAULT)),
             cards=cards or (Path(local["cards"]) if local["cards"] else None),
             workers=0,

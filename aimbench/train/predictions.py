@@ -1,8 +1,9 @@
 """What a model says of every sample of a split."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from aimbench.models.classifier import Classifier, Output
 from aimbench.train.config import TrainConfig
 from aimbench.train.progress import Reporter
 from aimbench.train.sources import RunData
+
+_HEAD = "head "
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class Predictions:
     def save(self, path: Path) -> None:
         """Writes the arrays to ``path`` (.npz), whole or not at all."""
         _save(path, label=self.label, prediction=self.prediction, probability=self.probability)
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, npt.NDArray[Any]]) -> "Predictions":
+        """From the columns of ``what_it_says``, over all samples."""
+        heads = {name.removeprefix(_HEAD): rows for name, rows in columns.items() if name.startswith(_HEAD)}
+        return cls(columns["label"], columns["prediction"], columns["probability"], heads)
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
@@ -95,31 +104,16 @@ class Inference:
 
     def predict(self, model: nn.Module, split: str) -> Predictions:
         """What ``model`` says of every sample of a split."""
-        size = len(self._data.evaluation(split))
-        prediction = np.zeros(size, dtype=np.int64)
-        probability = np.zeros(size, dtype=np.float32)
-        label = np.zeros(size, dtype=np.int64)
-        heads: dict[str, npt.NDArray[np.int64]] = {}
+        columns: dict[str, list[Tensor]] = {}
         health = MaskHealth()
         for batch, output in self._outputs(model, split):
-            scores = output.logits.float().softmax(dim=1).cpu()
-            index = batch.index.numpy()
-            prediction[index] = scores.argmax(dim=1).numpy()
-            probability[index] = scores.gather(1, batch.label[:, None]).squeeze(1).numpy()
-            label[index] = batch.label.numpy()
-            for name, logits in _further_heads(output).items():
-                heads.setdefault(name, np.zeros(size, dtype=np.int64))[index] = logits.argmax(dim=1).cpu().numpy()
+            for name, column in what_it_says(output, batch.label).items():
+                columns.setdefault(name, []).append(column)
             if output.masks and split == "val":
                 region = self._data.regions(split)[batch.index]
                 health.update(output.masks, region.to(output.logits.device))
-        mine = self._positions(split)
-        further = {name: rows[mine] for name, rows in heads.items()}
-        rows = (mine, label[mine], prediction[mine], probability[mine], further)
-        for index, its_label, its_prediction, its_probability, its_further in gather(rows):
-            label[index], prediction[index], probability[index] = its_label, its_prediction, its_probability
-            for name, values in its_further.items():
-                heads[name][index] = values
-        return Predictions(label, prediction, probability, heads, health.compute())
+        found = Predictions.from_columns(all_rows(self._positions(split), columns))
+        return replace(found, mask_health=health.compute())
 
     def embed(self, model: nn.Module, split: str) -> Embeddings:
         """The head's embedding of every sample of a split.
@@ -162,10 +156,25 @@ class Inference:
             yield batch, output
 
 
-def _further_heads(output: Output) -> dict[str, Tensor]:
-    if not output.stage_logits:
-        return {}
-    return {**output.stage_logits, "mean": torch.stack(list(output.stage_logits.values())).mean(dim=0)}
+def what_it_says(output: Output, label: Tensor) -> dict[str, Tensor]:
+    """A batch's predictions as columns ``(N,)``: label, prediction, the true class's probability, further heads'."""
+    scores = output.logits.detach().float().softmax(dim=1).cpu()
+    heads = {name: logits.detach() for name, logits in output.stage_logits.items()}
+    if heads:
+        heads["mean"] = torch.stack(list(heads.values())).mean(dim=0)
+    return {
+        "label": label,
+        "prediction": scores.argmax(dim=1),
+        "probability": scores.gather(1, label[:, None]).squeeze(1),
+        **{_HEAD + name: logits.argmax(dim=1).cpu() for name, logits in heads.items()},
+    }
+
+
+def all_rows(mine: npt.NDArray[np.int64], columns: Mapping[str, list[Tensor]]) -> dict[str, npt.NDArray[Any]]:
+    """Each column over all processes, in the order of positions; ``mine`` are those of this process's rows."""
+    parts = gather((mine, {name: torch.cat(rows).numpy() for name, rows in columns.items()}))
+    _, first = np.unique(np.concatenate([index for index, _ in parts]), return_index=True)
+    return {name: np.concatenate([part[name] for _, part in parts])[first] for name in columns}
 
 
 def _save(path: Path, **arrays: npt.NDArray[np.generic]) -> None:

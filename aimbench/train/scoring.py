@@ -15,6 +15,7 @@ from aimbench.record import DatasetInfo, HeadScore, SplitMetrics
 from aimbench.train.attributions import DEFAULT
 from aimbench.train.evaluate import Looked, epg_scores
 from aimbench.train.predictions import Predictions
+from aimbench.train.sources import GroundTruth
 
 
 def dataset_info(dataset: ShardDataset) -> DatasetInfo:
@@ -26,7 +27,11 @@ def dataset_info(dataset: ShardDataset) -> DatasetInfo:
 
 
 def evaluation_settings(
-    dataset: ShardDataset, transform: TransformConfig, epg_samples: int | None, attributions: tuple[str, ...]
+    dataset: ShardDataset,
+    transform: TransformConfig,
+    epg_samples: int | None,
+    attributions: tuple[str, ...],
+    ground_truth: GroundTruth = "mask",
 ) -> dict[str, Any]:
     """What evaluation depends on, for a record's definition."""
     manifest = dataset.manifest
@@ -34,6 +39,7 @@ def evaluation_settings(
         "epg_samples": epg_samples,
         # Named only where they differ from the default, under which earlier records were hashed.
         **({"attributions": list(attributions)} if attributions != DEFAULT else {}),
+        **({"epg_region": ground_truth} if ground_truth != "mask" else {}),
         "transform": json.loads(json.dumps(transform.without_augmentation().as_dict())),
         "num_classes": len(manifest.classes),
         "groups": manifest.groups,
@@ -54,10 +60,12 @@ def score(
     metrics = {split: _accuracies(dataset, split, rows) for split, rows in predictions.items()}
     if looked is not None:
         index = dataset.split("test")
+        epg = epg_scores(looked, predictions["test"], index.group, dataset.manifest.groups)
+        masks = looked.ground_truth == "mask" and bool(index.has_mask.any())
         metrics["test"] = metrics["test"].model_copy(
             update={
-                "epg": epg_scores(looked, predictions["test"], index.group, dataset.manifest.groups),
-                "epg_region": "mask" if bool(index.has_mask.any()) else "boxes",
+                "epg": epg,
+                "epg_region": ("mask" if masks else "boxes") if epg else None,
                 "epg_samples": "all" if len(looked.index) == len(index) else f"{len(looked.index)} with seed 0",
                 "mask_health": looked.health,
             }

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import FeaturePyramid
 from aimbench.train.features import REGION, FeatureCache, FeatureSource
 from aimbench.train.progress import Reporter
+
+GroundTruth = Literal["mask", "boxes"]
+"""What counts as the object: its mask where it has one, else its boxes; or its boxes always."""
 
 
 class Source(Protocol):
@@ -115,10 +118,13 @@ class RunData:
         """Any split without augmentation, with what the regime opens."""
         return self._source(split, self.transform.without_augmentation(), 2 * self._batch_size)
 
-    def photographs(self, split: str, batch_size: int, *, region: bool) -> ImageSource:
+    def photographs(
+        self, split: str, batch_size: int, *, region: bool, ground_truth: GroundTruth = "mask"
+    ) -> ImageSource:
         """Images of any split without augmentation, for attributions and features; ``region`` adds ground truth."""
         fields = frozenset({"mask"}) if region else frozenset[str]()
-        return self._reading(self._images(split, self.transform.without_augmentation(), fields), batch_size, fields)
+        images = self._images(split, self.transform.without_augmentation(), fields, with_mask=ground_truth == "mask")
+        return self._reading(images, batch_size, fields)
 
     def maps(self, split: str, stages: tuple[int, ...]) -> Source:
         """Any split without augmentation: these stages of a frozen backbone, not pooled, else images."""
@@ -165,12 +171,15 @@ class RunData:
         with self._reporter.task(f"features of {split}", len(source)) as task:
             self._features.fill(split, missing, self._pyramid, source, self._device, task.advance)
 
-    def _images(self, split: str, transform: TransformConfig, fields: frozenset[str]) -> ImageDataset:
+    def _images(
+        self, split: str, transform: TransformConfig, fields: frozenset[str], *, with_mask: bool = True
+    ) -> ImageDataset:
         return ImageDataset(
             self.dataset.split(split),
             transform,
             mask_threshold=self.dataset.card.ground_truth.mask_threshold,
             with_region="mask" in fields,
+            with_mask=with_mask,
             crop_later=transform.augment and self._crop_later,
         )
 

@@ -32,7 +32,7 @@ def request(changes: dict[str, Any], folder: Path, data: Path, count: int) -> Re
         seed=0,
         data_root=data,
         runs_root=folder / "runs",
-        epg_samples=70,  # three batches of EPG
+        epg_samples=70,  # several batches of EPG, the last one smaller
         workers=0,
         accelerator="cpu",
         devices=count,

@@ -1,17 +1,21 @@
 """A run's checkpoint and torchvision's classifiers, evaluated as they are through the command line."""
 
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torchvision
 from captum.attr import InputXGradient, LayerGradCam
+from PIL import Image
 from torch import nn
 
+from aimbench.data.dataset import ShardDataset
 from aimbench.errors import ConfigError
 from aimbench.models.classifier import Classifier, Head, Output
 from aimbench.models.torchvision_networks import TorchvisionHead, TorchvisionNetwork
@@ -77,6 +81,50 @@ def test_what_is_no_checkpoint_of_a_run_is_one_line(
     assert "checkpoint" in refused(file)
 
 
+def test_epg_by_boxes_and_predictions_out_of_the_same_pass(evaluate: Any, mini_root: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(SMALL, num_classes=2)
+    torch.save(network.state_dict(), tmp_path / "theirs.pt")
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    words = ["--torchvision", SMALL, "--checkpoint", str(tmp_path / "theirs.pt")]
+    words += ["--classes", str(tmp_path / "classes.txt")]
+    status, boxes, error = evaluate(*words, "--epg-region", "boxes")
+    assert status == 0, error
+    plain = evaluate(*words, "--epg-samples", "0")[1]
+    folder = tmp_path / "results" / "records" / "waterbirds"
+    tables = [pd.read_parquet(folder / f"{record['id']}.predictions.parquet") for record in (boxes, plain)]
+    columns = ["split", "key", "label", "group", "prediction"]
+    pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
+    np.testing.assert_allclose(tables[0]["probability"], tables[1]["probability"], atol=1e-5)
+    assert plain["metrics"]["test"]["epg_region"] is None
+    assert boxes["metrics"]["test"]["epg_region"] == "boxes"
+    # The uniform reference is the boxes' share of the network's input, worked out here from the boxes alone.
+    index = ShardDataset.open("waterbirds@mini", mini_root).split("test")
+    shares = [box_share(index.read(i), 64) for i in range(len(index))]
+    assert boxes["metrics"]["test"]["epg"]["uniform"]["value"] == pytest.approx(np.mean(shares), abs=2e-3)
+    assert "did you mean 'boxes'" in evaluate(*words, "--epg-region", "box")[2]
+
+
+def box_share(item: Any, size: int) -> float:
+    """Share of the centre crop of ``size`` pixels that an item's only box covers, pixel edges not rounded."""
+    with Image.open(io.BytesIO(item.image)) as image:
+        width, height = image.size
+    resized = round(size * 256 / 224)
+    scale = resized / min(width, height)
+    (x0, y0, x1, y1) = item.boxes[0]
+    sides = []
+    for low, high, side in ((x0, x1, width), (y0, y1, height)):
+        margin = (side * scale - size) / 2
+        sides.append(max(0.0, min(high * scale - margin, size) - max(low * scale - margin, 0)))
+    return sides[0] * sides[1] / size**2
+
+
+def test_boxes_are_not_given_to_a_method_that_reads_masks(experiment: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="not defined for a method that reads masks"):
+        experiment("oracle_mask", epg_region="boxes")
+    assert experiment("erm", epg_region="boxes").id != experiment("erm").id
+
+
 class Fixed(Head):
     def forward(self, features: list[torch.Tensor], mask: torch.Tensor | None = None) -> Output:
         logits = features[0]
@@ -94,7 +142,6 @@ def test_outputs_are_chosen_by_position() -> None:
 def test_a_torchvision_classifier_with_weights_of_ones_own(
     evaluate: Any, mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aimbench.data.dataset import ShardDataset
     from aimbench.data.decode import decode
     from aimbench.data.transforms import Transform, TransformConfig
 
