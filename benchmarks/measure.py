@@ -109,7 +109,7 @@ def table() -> str:
     machines = {json.dumps(result["machine"], sort_keys=True): result["machine"] for result in results}
     for m in machines.values():
         lines += ["", f"Machine: {m['cores']} cores of {m['cpu']}, {m['memory_gb']} GB, torch {m['torch']}."]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n" + (FOLDER / "notes.md").read_text()
 
 
 if __name__ == "__main__":

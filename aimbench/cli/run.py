@@ -70,6 +70,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes on each machine, a device each; they share every batch.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines, started by torchrun or SLURM.")] = 1,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Run the backbone through torch.compile; pays in long runs on a GPU.")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode images.", show_default="0 on a CPU, else cores - 1")
     ] = None,
@@ -141,6 +144,7 @@ def run(
             log=log,
             devices=devices,
             nodes=nodes,
+            compile=compile_,
         ),
         reporter,
     )

@@ -24,7 +24,9 @@ def code_info() -> CodeInfo:
     return CodeInfo(version=aimbench.__version__, revision=revision, dirty=None if changes is None else changes != "")
 
 
-def environment(device: torch.device, threads: int, devices: int = 1, nodes: int = 1) -> dict[str, Any]:
+def environment(
+    device: torch.device, threads: int, devices: int = 1, nodes: int = 1, *, compiled: bool = False
+) -> dict[str, Any]:
     """Python, packages, processor and device; ``devices`` is their number on each of ``nodes`` machines."""
     return {
         "python": sys.version.split()[0],
@@ -34,6 +36,7 @@ def environment(device: torch.device, threads: int, devices: int = 1, nodes: int
         "devices": devices,
         "nodes": nodes,
         "threads": threads,
+        "compiled": compiled,
         "packages": {name: version(name) for name in PACKAGES},
     }
 

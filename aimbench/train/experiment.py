@@ -55,6 +55,7 @@ class Request:
         log: a live view, ``tensorboard`` or ``wandb``; None for the terminal alone.
         devices: processes on each of ``nodes`` machines, with a device each; they share every batch. No part
             of what the run is: its record has the same id.
+        compile: run the backbone through torch's compiler. No part of what the run is, either.
     """
 
     method: str
@@ -78,6 +79,7 @@ class Request:
     log: str | None = None
     devices: int = 1
     nodes: int = 1
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ class Experiment:
             selector=self.selector,
             folder=self.folder,
             reporter=self.reporter,
+            compile=request.compile,
         )
 
     def _prepare_folder(self, *, fresh: bool) -> None:
@@ -295,8 +298,10 @@ class Experiment:
                 images=trainer.clock.images,
             ),
             code=code_info(),
-            environment=environment(
-                trainer.fabric.device, torch.get_num_threads(), self.request.devices, self.request.nodes
-            ),
+            environment=self._environment(trainer.fabric.device),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+    def _environment(self, device: torch.device) -> dict[str, Any]:
+        asked = self.request
+        return environment(device, torch.get_num_threads(), asked.devices, asked.nodes, compiled=asked.compile)

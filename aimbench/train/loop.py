@@ -57,6 +57,7 @@ class Trainer:
         selector: chooses the epoch whose checkpoint is kept.
         folder: of checkpoints and per-epoch predictions.
         reporter: shows progress.
+        compile: run the backbone through torch's compiler.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Trainer:
         selector: str,
         folder: Path,
         reporter: Reporter,
+        compile: bool = False,
     ) -> None:
         self.fabric = fabric
         self.method = method
@@ -83,7 +85,7 @@ class Trainer:
         self.clock = Clock()
         self.epochs = EpochStore(folder / "epochs")
         self._inference = Inference(fabric, data, config, reporter)
-        self._run_model = RunModel(build, config, _seed(seed, 0), fabric.device, folder)
+        self._run_model = RunModel(build, config, _seed(seed, 0), fabric.device, folder, compile=compile)
         self.earlier_seconds = 0.0  # wall time of the sessions before this one
         self._started = time.perf_counter()
         self._resume: dict[str, Any] | None = None

@@ -28,6 +28,9 @@ def set_train_mode(model: Classifier) -> None:
     """Training mode, except that frozen modules keep evaluating (batch norm keeps its statistics)."""
     model.train()
     for pyramid in backbones(model):
+        if not any(parameter.requires_grad for parameter in pyramid.parameters()):
+            pyramid.eval()
+            continue
         for module in pyramid.modules():
             parameters = list(module.parameters())
             if parameters and not any(p.requires_grad for p in parameters):
@@ -79,9 +82,12 @@ def make_optimizer(model: Classifier, config: TrainConfig, head_factors: Mapping
         decay = config.weight_decay if parameter.dim() > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     options = [{"params": p, "lr": r, "base_lr": r, "weight_decay": d} for (r, d), p in groups.items()]
+    # One kernel for all parameters. It would unscale half-precision gradients itself, after they were to be clipped.
+    on_gpu = any(parameter.is_cuda for parameters in groups.values() for parameter in parameters)
+    fused = True if on_gpu and config.precision != "16-mixed" else None
     if config.optimizer == "sgd":
-        return torch.optim.SGD(options, lr=config.lr, momentum=0.9)
-    return torch.optim.AdamW(options, lr=config.lr)
+        return torch.optim.SGD(options, lr=config.lr, momentum=0.9, fused=fused)
+    return torch.optim.AdamW(options, lr=config.lr, fused=fused)
 
 
 def set_learning_rate(optimizer: Optimizer, config: TrainConfig, step: int, steps: int, steps_per_epoch: int) -> None:

@@ -24,16 +24,25 @@ class RunModel:
         seed: of a fresh head.
         device: where it computes.
         folder: of the run, for messages.
+        compile: run the backbone through torch's compiler; names of parameters stay.
     """
 
     def __init__(
-        self, build: Callable[[], Classifier], config: TrainConfig, seed: int, device: torch.device, folder: Path
+        self,
+        build: Callable[[], Classifier],
+        config: TrainConfig,
+        seed: int,
+        device: torch.device,
+        folder: Path,
+        *,
+        compile: bool = False,
     ) -> None:
         self._build = build
         self._config = config
         self._seed = seed
         self._device = device
         self._folder = folder
+        self._compile = compile
         self.model = self.fresh()
 
     def fresh(self) -> Classifier:
@@ -46,6 +55,8 @@ class RunModel:
         if self._config.channels_last:
             model = model.to(memory_format=torch.channels_last)
         set_trainable(model, self._config.train)
+        if self._compile:
+            model.pyramid.compile()
         return model
 
     def start(self, phase: Phase) -> None:

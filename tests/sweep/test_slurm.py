@@ -108,6 +108,20 @@ def test_a_partition_that_does_not_exist_is_an_error_that_names_it(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_a_run_whose_processes_slurm_starts(slurm: dict[str, str], mini_root: Path, tmp_path: Path) -> None:
+    what = "--method erm --dataset waterbirds@mini --backbone test_convnext.r160_in1k --weights none --epochs 1"
+    how = "--image-size 64 --batch-size 32 --epg-samples 0 --device cpu --devices 2"
+    folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results")]
+    start = ["srun", "--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", *PROGRAM, "run"]
+    words = [*start, *what.split(), *how.split(), f"--data={mini_root}", *folders]
+    done = subprocess.run(words, env=slurm, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (record,) = Store(tmp_path / "results").find()
+    assert (record.environment["devices"], record.environment["threads"]) == (2, 1)
+    assert "Starting with 2 processes" in done.stderr
+
+
 def test_without_slurm_the_executor_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="login node"):

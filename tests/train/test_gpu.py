@@ -41,3 +41,17 @@ def test_half_precision_and_channels_last_stay_near(
     training = {"train": "all", "channels_last": True}
     on_gpu = losses(experiment, method, "cuda", tmp_path, precision="bf16-mixed", **training)
     assert on_gpu == pytest.approx(losses(experiment, method, "cpu", tmp_path, **training), rel=5e-2)
+
+
+@pytest.mark.parametrize(
+    ("request_", "training"), [({"compile": True}, {}), ({}, {"augment_on": "device"}), ({}, {"optimizer": "sgd"})]
+)
+def test_what_pays_on_a_gpu_runs_there(
+    experiment: Callable[..., Any], tmp_path: Path, request_: dict[str, Any], training: dict[str, Any]
+) -> None:
+    def make(method: str, **changes: Any) -> Any:
+        return experiment(method, **changes, **request_)
+
+    given = {"train": "all", "epochs": 1, "augment": True, **training}
+    on_gpu = losses(make, "erm", "cuda", tmp_path, **given)
+    assert on_gpu == pytest.approx(losses(make, "erm", "cpu", tmp_path, **given), rel=1e-2)
