@@ -4,7 +4,7 @@ Image, mask and boxes pass through one geometric transform (torchvision
 transforms v2 on tv_tensors), so that ground truth stays on the object.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from aimbench.data.regions import boxes_to_region
 
@@ -86,22 +87,16 @@ class Transform:
         self.side = config.resize if crop_later else config.image_size
         self.crop_later = crop_later
         self.is_random = config.augment and not crop_later
-        size = [config.image_size, config.image_size]
+        size = [self.side, self.side]
         self._crop = v2.RandomResizedCrop(size, scale=config.crop_scale, ratio=config.crop_ratio, antialias=True)
         if crop_later:
-            self._geometry = v2.Compose([v2.Resize([self.side, self.side], antialias=True)])
-        elif config.augment:
-            self._geometry = v2.Compose([self._crop, v2.RandomHorizontalFlip(self._flip_share)])
+            self._geometry = v2.Compose([v2.Resize(size, antialias=True)])
         else:
             self._geometry = v2.Compose([v2.Resize(config.resize, antialias=True), v2.CenterCrop(size)])
         # (x / 255 - mean) / std as factor * x + shift, for one row of an image whose colours lie last.
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (config.mean, config.std))
         self._factor = (1 / (255 * std)).float().repeat(self.side)
         self._shift = (-mean / std).float().repeat(self.side)
-
-    @property
-    def _flip_share(self) -> float:
-        return 0.5 if self.config.flip else 0.0
 
     def __call__(self, photograph: Photograph, *, with_region: bool) -> tuple[Tensor, Tensor | None]:
         """Applies the transform.
@@ -133,8 +128,7 @@ class Transform:
             Left, top, width and height ``(4,)`` as shares of the photograph's sides, and whether it is mirrored.
         """
         with _seeded(seed):
-            box = self._crop.make_params([torch.empty(1, height, width, dtype=torch.uint8)])
-            flip = bool(torch.rand(1) < self._flip_share)
+            box, flip = self._draw(height, width)
         shares = (box["left"] / width, box["top"] / height, box["width"] / width, box["height"] / height)
         return torch.tensor(shares), flip
 
@@ -152,21 +146,37 @@ class Transform:
         return batch
 
     def _framed(self, photograph: Photograph, *, with_region: bool) -> tuple[Tensor, Tensor | None]:
-        image = tv_tensors.Image(photograph.image)
-        if not with_region:
-            return self._geometry(image).as_subclass(Tensor), None
         height, width = photograph.image.shape[-2:]
+        place = self._placing(height, width)
+        image = place(tv_tensors.Image(photograph.image)).as_subclass(Tensor)
+        if not with_region:
+            return image, None
         if photograph.mask is not None:
-            image, mask = self._geometry(image, tv_tensors.Mask(photograph.mask))
-            region = mask.as_subclass(Tensor).float()
-        else:
-            boxes = tv_tensors.BoundingBoxes(
-                photograph.boxes.reshape(-1, 4), format="XYXY", canvas_size=(height, width)
-            )
-            image, boxes = self._geometry(image, boxes)
-            size = (self.side, self.side)
-            region = boxes_to_region(boxes.as_subclass(Tensor), size)[None].float()
-        return image.as_subclass(Tensor), region
+            return image, place(tv_tensors.Mask(photograph.mask)).as_subclass(Tensor).float()
+        boxes = tv_tensors.BoundingBoxes(photograph.boxes.reshape(-1, 4), format="XYXY", canvas_size=(height, width))
+        placed = place(boxes).as_subclass(Tensor)
+        return image, boxes_to_region(placed, (self.side, self.side))[None].float()
+
+    def _placing(self, height: int, width: int) -> Callable[[Tensor], Tensor]:
+        """One geometric transform of a photograph of this size, to be applied to image, mask and boxes alike."""
+        if not self.is_random:
+            geometry: Callable[[Tensor], Tensor] = self._geometry
+            return geometry
+        box, flip = self._draw(height, width)
+
+        def place(value: Tensor) -> Tensor:
+            value = functional.crop(value, **box)
+            if isinstance(value, tv_tensors.Image):  # colours last and dense: resizing is twice as quick
+                value = tv_tensors.wrap(value.permute(1, 2, 0).contiguous().permute(2, 0, 1), like=value)
+            value = functional.resize(value, [self.side, self.side], antialias=True)
+            return functional.horizontal_flip(value) if flip else value
+
+        return place
+
+    def _draw(self, height: int, width: int) -> tuple[dict[str, int], bool]:
+        """Top, left, height and width of a random crop, and whether it is mirrored, from the global generator."""
+        box = self._crop.make_params([torch.empty(1, height, width, dtype=torch.uint8)])
+        return box, bool(torch.rand(1) < (0.5 if self.config.flip else 0.0))
 
 
 @contextmanager
