@@ -21,7 +21,7 @@ free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1
 
 write_config() {
     local user host cpus
-    user=$(id -un) host=$(hostname -s) cpus=$(nproc)
+    user=$(id -un) host=$(hostname -s) cpus=$(env -u OMP_NUM_THREADS nproc) # all cores, however many threads are asked for
     cat >"$folder/slurm.conf" <<CONF
 ClusterName=aimbench
 SlurmctldHost=$host(127.0.0.1)

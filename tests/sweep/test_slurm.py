@@ -113,7 +113,7 @@ def test_a_run_whose_processes_slurm_starts(slurm: dict[str, str], mini_root: Pa
     what = "--method erm --dataset waterbirds@mini --backbone test_convnext.r160_in1k --weights none --epochs 1"
     how = "--image-size 64 --batch-size 32 --epg-samples 0 --device cpu --devices 2"
     folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results")]
-    start = ["srun", "--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", *PROGRAM, "run"]
+    start = ["srun", "--nodes=1", "--ntasks-per-node=2", "--overcommit", *PROGRAM, "run"]
     words = [*start, *what.split(), *how.split(), f"--data={mini_root}", *folders]
     done = subprocess.run(words, env=slurm, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

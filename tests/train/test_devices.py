@@ -166,39 +166,6 @@ def test_the_record_is_that_of_one_process(count: int, alone: Path, mini_root: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("starter", "view"),
-    # torchrun takes an option of its program that begins like one of its own, such as --log, for its own.
-    [([], ["--log", "tensorboard"]), (["-m", "torch.distributed.run", "--nproc-per-node", "2"], [])],
-)
-def test_the_command_by_itself_and_under_torchrun(
-    starter: list[str], view: list[str], mini_root: Path, tmp_path: Path
-) -> None:
-    program = str(Path(sys.executable).with_name("aimbench"))
-    what = "--method erm --dataset waterbirds@mini --backbone test_convnext.r160_in1k --weights none --epochs 1"
-    how = "--image-size 64 --batch-size 32 --epg-samples 8 --device cpu --devices 2"
-    folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results")]
-    words = [
-        sys.executable,
-        *starter,
-        program,
-        "run",
-        *what.split(),
-        *how.split(),
-        *view,
-        f"--data={mini_root}",
-        *folders,
-    ]
-    around = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=around)
-    assert done.returncode == 0, done.stderr
-    (path,) = (tmp_path / "results" / "records").rglob("*.json")
-    assert done.stdout.split().count(str(path)) == 1, "the first process alone speaks and writes"
-    assert json.loads(path.read_text())["environment"]["devices"] == 2
-    assert len(list((tmp_path / "runs").rglob("events.out*"))) == len(view) // 2, "at most one live view"
-
-
-@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_and_leaves_a_checkpoint(mini_root: Path, tmp_path: Path) -> None:
     cases = {"erm": CASES["erm"]}
     (first, last) = start(cases, tmp_path, mini_root, 2, dies=8)  # in the second of two epochs
