@@ -15,6 +15,7 @@ from aimbench.errors import ConfigError, nearest_names
 from aimbench.metrics.epg import centre_gaussian, energy_pointing_game, epg_score, uniform_reference
 from aimbench.metrics.health import MaskHealth
 from aimbench.models.classifier import Classifier
+from aimbench.models.folding import fold_batch_norms
 from aimbench.record import EpgScore
 from aimbench.train.attributions import DEFAULT, attribute
 from aimbench.train.method import Method
@@ -83,12 +84,15 @@ def look(
     undefined: dict[str, list[Tensor]] = {}
     said: dict[str, list[Tensor]] = {}
     health = MaskHealth()
+    folded: Classifier | None = None
     with reporter.task(f"EPG on {split}", len(order)) as task:
         for batch in source.epoch(order, seed=0):
             loaded = batch.to(fabric.device, channels_last=True)
             region = loaded.mask[:, 0]
+            if folded is None:
+                folded = fold_batch_norms(model, loaded.image[:1], loaded.mask[:1])
             with fabric.autocast():
-                seen = attribute(model, method, loaded.image, loaded.label, loaded.mask, names=attributions)
+                seen = attribute(folded, method, loaded.image, loaded.label, loaded.mask, names=attributions)
             for name, map_ in seen.maps.items():
                 score, empty = energy_pointing_game(map_.float(), region)
                 scores.setdefault(name, []).append(score.cpu())
