@@ -94,7 +94,7 @@ def table() -> str:
         "Written by `python benchmarks/measure.py` from `results/`. Each script measures its sides in turn, in one",
         "run; a ratio is the median over the turns of the ratio within a turn. A figure marked *busy* was measured",
         "while other programs used the cores: sides suffer alike, but take it as rough. Nothing was measured on a GPU.",
-        "`loader`, `training_loop` and `start` take processor time, of one thread, which other programs disturb less.",
+        "`loader`, `evaluation`, `training_loop` and `start` take processor time of one thread: it is disturbed less.",
         "A script without a line here has no committed figures. AIM against ERM, step and inference: `aim_vs_erm.md`.",
         "",
         "| script | what | ratio | goal | medians | |",
