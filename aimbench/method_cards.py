@@ -2,7 +2,8 @@
 
 A card says where a method is defined, which equation and official settings it
 stands for, and in what ours deviates. Published numbers are not repeated here:
-``reference`` names rows of ``results/reference/*.csv``.
+``reference`` names rows of ``results/reference/*.csv``. Nor are ours, which are
+read from the records wherever a card is shown.
 """
 
 from pathlib import Path
