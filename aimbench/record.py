@@ -218,7 +218,8 @@ class Record(_Strict):
     @property
     def definition(self) -> Definition:
         """The part of the record that its id is a hash of."""
-        return Definition(**{name: getattr(self, name) for name in Definition.model_fields})
+        # Its parts were checked with the record.
+        return Definition.model_construct(**{name: getattr(self, name) for name in Definition.model_fields})
 
     @property
     def groups_are_classes(self) -> bool:

@@ -3,8 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from aimbench.record import EpgScore, Interval, Kind, Record
 
@@ -14,8 +13,7 @@ CONDITION_PREFIX = "test_"
 _FROM_FINGERPRINT = {"groups", "train_group_counts", "num_classes"}
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """One metric of one run as fractions in [0, 1], with its 95 % interval."""
 
     value: float
@@ -42,6 +40,7 @@ class Digest:
         regime: Labels that the method consumed.
         config: The method's settings.
         settings: Training settings, and under ``evaluation`` those of the evaluation.
+        row_key: Equal for runs of a table that differ in their seed alone.
         seed: Seed of the run.
         scores: Test metrics by column key, such as ``epg_gradcam`` or ``test_black_accuracy``.
         worst_group: Name of the worst test group, if there are groups.
@@ -66,6 +65,7 @@ class Digest:
     regime: Mapping[str, Any]
     config: Mapping[str, Any]
     settings: Mapping[str, Any]
+    row_key: tuple[str, ...]
     seed: int
     scores: Mapping[str, Score]
     worst_group: str | None
@@ -81,18 +81,13 @@ class Digest:
         dataset = (self.dataset, self.variant, self.kind, self.fingerprint)
         return (*dataset, self.backbone, self.weights_hash, self.selector)
 
-    @cached_property
-    def row_key(self) -> tuple[str, ...]:
-        """Equal for runs of a table that differ in their seed alone."""
-        parts = (self.regime, self.config, self.settings)
-        return (self.method, *(json.dumps(part, sort_keys=True) for part in parts))
-
 
 def digest(record: Record) -> Digest:
     """Returns what tables need of a record."""
     test = record.metrics.get(TEST)
     selected = record.selectors.get(record.selector)
     evaluation = {key: value for key, value in record.evaluation.items() if key not in _FROM_FINGERPRINT}
+    method, settings = record.method, {**record.training, "evaluation": evaluation}
     return Digest(
         id=record.id,
         dataset=record.dataset.name,
@@ -104,10 +99,11 @@ def digest(record: Record) -> Digest:
         weights_hash=record.backbone.weights_hash,
         selector=record.selector,
         oracle_selector=selected is not None and selected.oracle,
-        method=record.method.name,
-        regime=record.method.regime,
-        config=record.method.config,
-        settings={**record.training, "evaluation": evaluation},
+        method=method.name,
+        regime=method.regime,
+        config=method.config,
+        settings=settings,
+        row_key=(method.name, *(json.dumps(part, sort_keys=True) for part in (method.regime, method.config, settings))),
         seed=record.seed,
         scores=_scores(record),
         worst_group=test.worst_group if test else None,

@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ from aimbench.results.store import Store
 # Below this number reading the records takes well under a second.
 SMALLEST = 500
 _NAME = ".index.json"
+_OWN = ("id", "seed", "worst_group", "created")
+"""Fields in which runs of a row differ, beside their scores."""
+
+_Entry = tuple[tuple[int, int], Digest]
+"""Time of change and size of a record, and its digest."""
 
 
 def read_digests(store: Store, dataset: str | None = None) -> list[Digest]:
@@ -40,32 +45,27 @@ def _read_with_index(store: Store, paths: Sequence[Path]) -> list[Digest]:
     file = store.records / _NAME
     known = _load(file)
     entries = {}
-    found = []
     for path in paths:
         state = path.stat()
-        key, stamp = f"{path.parent.name}/{path.name}", [state.st_mtime_ns, state.st_size]
+        key, stamp = f"{path.parent.name}/{path.name}", (state.st_mtime_ns, state.st_size)
         entry = known.get(key)
-        if entry is None or entry[0] != stamp:
-            run = digest(store.read(path))
-            entry = [stamp, asdict(run)]
-        else:
-            run = _from_plain(entry[1])
-        entries[key] = entry
-        found.append(run)
+        entries[key] = entry if entry and entry[0] == stamp else (stamp, digest(store.read(path)))
     if any(known.get(key) is not entry for key, entry in entries.items()):
         _save(file, {**known, **entries})
-    return found
+    return [run for _, run in entries.values()]
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    # A million objects that all stay are made at once; searching them for cycles takes longer than making them.
+    # A million objects that all stay are made at once; searching them for cycles, now or later, takes longer than
+    # making them.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
+            gc.freeze()
             gc.enable()
 
 
@@ -92,29 +92,52 @@ def _sorted(runs: Iterable[Digest]) -> list[Digest]:
     return sorted(runs, key=lambda run: (run.dataset, run.variant, run.method, run.seed, run.id))
 
 
-def _from_plain(plain: dict[str, Any]) -> Digest:
-    scores = {key: Score(**score) for key, score in plain["scores"].items()}
-    return Digest(**{**plain, "scores": scores, "empty_groups": tuple(plain["empty_groups"])})
-
-
 def _version() -> str:
     """Returns what must agree for an index to be read: the version of aimbench and the fields of a digest."""
     names = ",".join(field.name for field in fields(Digest))
     return f"{__version__} {hashlib.sha256(names.encode()).hexdigest()[:12]}"
 
 
-def _load(file: Path) -> dict[str, list[Any]]:
+def _load(file: Path) -> dict[str, _Entry]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return dict(content["entries"]) if content["version"] == _version() else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        if content["version"] != _version():
+            return {}
+        shared = [_tuples(values) for values in content["shared"]]
+        return {
+            key: ((changed, size), _joined(own, scores, shared[number]))
+            for key, (changed, size, number, own, scores) in content["entries"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return {}  # A cache that can't be read is made anew.
 
 
-def _save(file: Path, entries: dict[str, list[Any]]) -> None:
+def _save(file: Path, entries: Mapping[str, _Entry]) -> None:
+    # Runs that differ in their seed share most of their values, so those are written once.
+    shared: dict[str, int] = {}
+    lines = {}
+    for key, (stamp, run) in entries.items():
+        values = {name: value for name, value in vars(run).items() if name not in _OWN and name != "scores"}
+        number = shared.setdefault(json.dumps(values), len(shared))
+        scores = {name: list(score) for name, score in run.scores.items()}
+        lines[key] = [*stamp, number, [getattr(run, name) for name in _OWN], scores]
+    text = json.dumps({"version": _version(), "entries": lines})
     temporary = file.with_name(f"{_NAME}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_text(json.dumps({"version": _version(), "entries": entries}), encoding="utf-8")
+        temporary.write_text(f'{text[:-1]}, "shared": [{", ".join(shared)}]}}', encoding="utf-8")
         temporary.replace(file)
     except OSError:
         temporary.unlink(missing_ok=True)  # A registry that can't be written is still read.
+
+
+def _joined(own: list[Any], scores: dict[str, list[float]], shared: dict[str, Any]) -> Digest:
+    return Digest(
+        **shared,
+        **dict(zip(_OWN, own, strict=True)),
+        scores={name: Score(*values) for name, values in scores.items()},
+    )
+
+
+def _tuples(shared: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where a digest has tuples."""
+    return {**shared, "row_key": tuple(shared["row_key"]), "empty_groups": tuple(shared["empty_groups"])}

@@ -160,7 +160,9 @@ def _latex(tables: Sequence[Table], references: Sequence[Reference]) -> str:
 
 
 def _csv(tables: Sequence[Table]) -> str:
-    rows = [_flat_row(table, row) for table in tables for row in table.rows]
+    rows = [
+        {**shared, **_flat_row(table, row)} for table in tables for shared in [_shared(table)] for row in table.rows
+    ]
     # Tables may differ in their attributions and test conditions: one header holds them all.
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
@@ -172,7 +174,6 @@ def _csv(tables: Sequence[Table]) -> str:
 
 def _flat_row(table: Table, row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {
-        **_shared(table),
         "method": row.method,
         "regime": row.regime,
         "config": row.config,

@@ -171,7 +171,14 @@ class Store:
     def paths(self, dataset: str | None = None) -> list[Path]:
         """Returns the JSON files of all records, or of one dataset's, sorted."""
         folders = [self._folder(dataset)] if dataset is not None else sorted(self.records.glob("*/"))
-        return [path for folder in folders for path in sorted(folder.glob("[!.]*.json"))]
+        # Not glob, which takes a tenth of the time of a table of ten thousand records.
+        return [
+            folder / name
+            for folder in folders
+            if folder.is_dir()
+            for name in sorted(entry.name for entry in os.scandir(folder))
+            if name.endswith(".json") and not name.startswith(".")
+        ]
 
     def _folder(self, dataset: str) -> Path:
         if not _DATASET_NAME.fullmatch(dataset):

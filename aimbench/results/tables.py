@@ -123,8 +123,10 @@ def make_cell(runs: Sequence[Digest], key: str) -> Cell | None:
     scores = [run.scores[key] for run in runs if key in run.scores]
     if not scores:
         return None
-    names = Counter(run.worst_group for run in runs if run.worst_group is not None)
-    detail = tuple(name for name, _ in names.most_common()) if key == "worst_group_accuracy" else ()
+    detail: tuple[str, ...] = ()
+    if key == "worst_group_accuracy":
+        names = Counter(run.worst_group for run in runs if run.worst_group is not None)
+        detail = tuple(name for name, _ in names.most_common())
     if len(scores) == 1:
         return Cell(scores[0].value, 1, scores[0].low, scores[0].high, detail=detail)
     mean = statistics.fmean([score.value for score in scores])
