@@ -52,3 +52,40 @@ def test_a_view_that_is_off_unknown_or_not_installed(tmp_path: Path, monkeypatch
     monkeypatch.setattr("aimbench.train.live.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'aimbench\[wandb\]'"):
         make_loggers("wandb", tmp_path, "x")
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "1"}, False),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+    ],
+)
+def test_only_the_first_of_several_processes_has_a_view(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], first: bool
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def ask(view: str | None, *_: object) -> None:
+        raise Asked(view)
+
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("aimbench.train.experiment.make_loggers", ask)
+
+    class Begun(Exception):
+        pass
+
+    def begin(*_: object, **__: object) -> None:
+        raise Begun
+
+    monkeypatch.setattr("aimbench.train.experiment.start", begin)
+    with pytest.raises(Asked if first else Begun):
+        experiment(log="wandb").run()
