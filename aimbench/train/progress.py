@@ -9,6 +9,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -22,7 +23,10 @@ class Reporter:
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator["Task"]:
-        """A bar that ends with the block; nothing but its title is shown where there is no terminal."""
+        """A bar that ends with the block; nothing is shown where there is no terminal."""
+        if not self.console.is_terminal:
+            yield Task()
+            return
         columns = (
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -31,7 +35,7 @@ class Reporter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+        with Progress(*columns, console=self.console, transient=True) as progress:
             yield Task(progress, progress.add_task(title, total=total, note=""))
 
     def line(self, text: str) -> None:
@@ -44,13 +48,15 @@ class Reporter:
 
 
 class Task:
-    """A running bar."""
+    """A running bar, or one that is not shown."""
 
-    def __init__(self, progress: Progress, task_id: int) -> None:
+    def __init__(self, progress: Progress | None = None, task_id: TaskID = TaskID(0)) -> None:
         self._progress = progress
         self._id = task_id
 
     def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
         """Moves the bar on and shows ``values`` behind it."""
+        if self._progress is None:
+            return
         note = "  ".join(f"{name} {value:.3f}" for name, value in (values or {}).items())
         self._progress.update(self._id, advance=amount, **({"note": note} if note else {}))  # type: ignore[arg-type]
