@@ -1,6 +1,7 @@
 """One record in a screenful of text."""
 
 from aimbench.record import EpgScore, Interval, Record
+from aimbench.results.digest import CONDITION_PREFIX
 
 # A dataset whose groups are its classes has hundreds.
 _MAX_GROUPS_SHOWN = 12
@@ -9,9 +10,23 @@ _MAX_GROUPS_SHOWN = 12
 def headline_text(record: Record) -> str:
     """The test split's headline in one line; values in percent."""
     test = record.metrics["test"]
+    fallen = "".join(f", drop {words}" for words in drops(record))
     worst = f", worst group {test.worst_group_accuracy.value:.1%}" if test.worst_group_accuracy else ""
     seen = "".join(f", EPG {name} {score.value:.1%}" for name, score in test.epg.items())
-    return f"test accuracy {test.accuracy.value:.1%}{worst}{seen}"
+    return f"test accuracy {test.accuracy.value:.1%}{worst}{fallen}{seen}"
+
+
+def drops(record: Record) -> list[str]:
+    """Accuracy lost from each further test condition (TravelingBirds' training places, black) to the test split."""
+    test = record.metrics.get("test")
+    if test is None:
+        return []
+    return [
+        f"from {name.removeprefix(CONDITION_PREFIX).replace('_', ' ')} {condition.accuracy.value:.1%} to test"
+        f" {test.accuracy.value:.1%}: {100 * (condition.accuracy.value - test.accuracy.value):.1f} points"
+        for name, condition in record.metrics.items()
+        if name.startswith(CONDITION_PREFIX)
+    ]
 
 
 def summary(record: Record) -> list[str]:
@@ -45,11 +60,7 @@ def summary(record: Record) -> list[str]:
         for name, epg in metrics.epg.items():
             text = f"{_percent(epg)}  {epg.n} samples, {epg.undefined} undefined"
             lines.append(f"  {'EPG ' + name.replace('_', ' '):22}{text}")
-    lines += [
-        f"drop      from {split} to test: {100 * (metrics.accuracy.value - record.metrics['test'].accuracy.value):+.1f}"
-        for split, metrics in record.metrics.items()
-        if split.startswith("test_") and "test" in record.metrics
-    ]
+    lines += [f"drop      {words}" for words in drops(record)]
     lines += [
         f"probe     {name:32}{100 * p.value:.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]  {p.n} samples"
         for name, p in record.probes.items()

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from aimbench.cli.results import app
 from aimbench.errors import ConfigError, RecordError
 from aimbench.results.store import Store
+from aimbench.results.summary import drops, headline_text
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "reference"
 
@@ -113,6 +114,17 @@ def test_show_finds_a_record_by_the_beginning_of_its_id(root, make_record):
 def test_show_names_the_nearest_for_an_unknown_id(root):
     with pytest.raises(RecordError, match=r"did you mean|known"):
         run("show", "aim-ffffffffffff")
+
+
+def test_drops_from_further_conditions_to_the_test_split(make_record, make_metrics):
+    conditions = {"test": 0.4, "test_training_places": 0.9, "test_black": 0.65, "val": 0.95}
+    record = make_record(metrics={name: make_metrics(accuracy) for name, accuracy in conditions.items()})
+    assert drops(record) == [
+        "from training places 90.0% to test 40.0%: 50.0 points",
+        "from black 65.0% to test 40.0%: 25.0 points",
+    ]
+    assert "drop from training places" in headline_text(record)
+    assert "drop" not in headline_text(make_record())
 
 
 def test_validate_passes_sound_records_and_fails_on_an_edited_number(tmp_path, sound_run):

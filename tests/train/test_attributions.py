@@ -1,5 +1,7 @@
 import pytest
 import torch
+from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Saliency
+from torch import nn
 
 from aimbench.errors import ConfigError
 from aimbench.models.backbones import create_pyramid
@@ -28,6 +30,48 @@ def test_every_attribution_of_a_cnn_and_of_a_vit(backbone, names):
         assert map_.shape[0] == 2, name
         assert map_.isfinite().all(), name
         assert map_.max() > 0, name
+
+
+class ThroughMap(nn.Module):
+    """A classifier from images to logits whose last map passes a module of its own, for captum to look at."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.last_map = nn.Identity()
+
+    def forward(self, image):
+        *others, last = self.model.features(image)
+        if last.dim() == 4:
+            last = self.last_map(last)
+        else:  # a class token, then the patches row by row
+            n, side = len(last), round((last.shape[1] - 1) ** 0.5)
+            patches = self.last_map(last[:, 1:].transpose(1, 2).reshape(n, -1, side, side))
+            last = torch.cat([last[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+        return self.model.predict([*others, last]).logits
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("test_efficientnet.r160_in1k", 96), ("test_vit.r160_in1k", 160)])
+def test_a_batch_agrees_with_captum_image_by_image(backbone, size):
+    model = classifier(backbone)
+    image, label = torch.randn(2, 3, size, size), torch.tensor([0, 2])
+    maps = attribute(model, Method(MethodConfig()), image, label, names=EVERY).maps
+    theirs = ThroughMap(model)
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(3, size, size, generator=generator) for _ in range(16)]
+    for i in range(2):
+        one, target = image[i : i + 1], int(label[i])
+        noisy = [one + 0.15 * (one.max() - one.min()) * n for n in noise]
+        gradients = [Saliency(theirs).attribute(x.requires_grad_(), target=target, abs=False) for x in noisy]
+        expected = {
+            "gradcam": LayerGradCam(theirs, theirs.last_map).attribute(one, target=target, relu_attributions=True),
+            "input_x_gradient": InputXGradient(theirs).attribute(one.clone().requires_grad_(), target=target),
+            "integrated_gradients": IntegratedGradients(theirs).attribute(one, target=target, n_steps=32),
+            "smoothgrad": torch.stack(gradients).mean(dim=0).abs(),
+        }
+        for name, values in expected.items():
+            found, wanted = maps[name][i], values.detach()[0].sum(dim=0).float()
+            assert (found - wanted).abs().max() < 1e-3 * wanted.abs().max(), name
 
 
 def test_the_captured_attention_is_what_the_network_uses():

@@ -50,6 +50,11 @@ def test_a_runs_checkpoint_gives_the_runs_predictions(
     assert "is recorded already" in evaluate(*words, size=None)[2]
 
 
+class RunsCode:
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("code ran",)
+
+
 def test_what_is_no_checkpoint_of_a_run_is_one_line(
     evaluate: Any, experiment: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -78,7 +83,9 @@ def test_what_is_no_checkpoint_of_a_run_is_one_line(
     checkpoint.save(file, state)
     assert "does not fit run" in refused(file)
     file.write_bytes(b"no checkpoint")
-    assert "checkpoint" in refused(file)
+    assert "was not loaded" in refused(file) or "cannot be read" in refused(file)
+    torch.save({"model": RunsCode()}, file)
+    assert "was not loaded, because unpickling it could run code" in refused(file)
 
 
 def test_epg_by_boxes_and_predictions_out_of_the_same_pass(evaluate: Any, mini_root: Path, tmp_path: Path) -> None:
