@@ -46,6 +46,9 @@ class Digest:
         worst_group: Name of the worst test group, if there are groups.
         empty_groups: Groups without a test sample.
         groups_are_classes: Whether each class is a group of its own.
+        trained: Number of parameters that were trained.
+        gmacs: Multiply-accumulates of one image's forward pass, in 1e9.
+        seconds: Wall time of the run, on its machine and under its load.
         revision: Code revision that ran.
         dirty: Whether that code had uncommitted changes.
         created: When, UTC.
@@ -71,6 +74,9 @@ class Digest:
     worst_group: str | None
     empty_groups: tuple[str, ...]
     groups_are_classes: bool
+    trained: int
+    gmacs: float | None
+    seconds: float
     revision: str | None
     dirty: bool | None
     created: str
@@ -109,6 +115,9 @@ def digest(record: Record) -> Digest:
         worst_group=test.worst_group if test else None,
         empty_groups=tuple(test.empty_groups) if test else (),
         groups_are_classes=record.groups_are_classes,
+        trained=record.cost.trainable_parameters,
+        gmacs=record.cost.gmacs,
+        seconds=record.cost.wall_seconds,
         revision=record.code.revision,
         dirty=record.code.dirty,
         created=record.created,

@@ -21,7 +21,7 @@ from aimbench.results.store import Store
 # Below this number reading the records takes well under a second.
 SMALLEST = 500
 _NAME = ".index.json"
-_OWN = ("id", "seed", "worst_group", "created")
+_OWN = ("id", "seed", "worst_group", "seconds", "created")
 """Fields in which runs of a row differ, beside their scores."""
 
 _Entry = tuple[tuple[int, int], Digest]

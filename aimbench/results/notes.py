@@ -30,6 +30,10 @@ def notes(runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, mar
         lines.append(
             "Rows differ in the labels they used (Regime): compare only rows of the same regime, which stand together."
         )
+    lines.append(
+        "Cost: parameters that were trained, multiply-accumulates (1e9) of one image's forward pass, and the median "
+        "wall time of a run with its evaluation, on the machine and under the load that it had."
+    )
     if any(run.groups_are_classes for run in runs):
         lines.append("Groups are the classes: WGA is the accuracy of the worst class (for birds, the worst species).")
     if empty := sorted({name for run in runs for name in run.empty_groups}):

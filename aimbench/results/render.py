@@ -15,6 +15,7 @@ from aimbench.results.tables import Cell, Row, Table
 Format = Literal["md", "csv", "json", "latex"]
 
 _MISSING = "-"
+_COSTS = ("Trained (M)", "GMACs", "Seconds")
 _REFERENCE_TITLE = (
     "Published numbers, in percent as printed. Not ranked with ours: backbone, selector and training differ."
 )
@@ -75,14 +76,14 @@ def grid(table: Table) -> list[list[str]]:
     for number, row in enumerate(table.rows, 1):
         line = [f"{row.method} ({number})", row.regime or _MISSING, row.config or _MISSING]
         line += [row.settings or _MISSING] if with_settings else []
-        line += [str(row.n), *(percent(row.cells.get(column.key), row) for column in table.columns)]
+        line += [str(row.n), *(percent(row.cells.get(column.key), row) for column in table.columns), *_costs(row)]
         lines.append(line)
     return lines
 
 
 def best_places(table: Table) -> set[tuple[int, int]]:
     """Returns line and column in the `grid` of the cells that are the best of their column and regime."""
-    first = len(_header(table)) - len(table.columns)
+    first = len(_header(table)) - len(table.columns) - len(_COSTS)
     return {
         (line, first + place)
         for line, row in enumerate(table.rows, 1)
@@ -119,7 +120,12 @@ def reference_grid(references: Sequence[Reference]) -> list[list[str]]:
 
 def _header(table: Table) -> list[str]:
     settings = ["Settings"] if any(row.settings for row in table.rows) else []
-    return ["Method", "Regime", "Config", *settings, "n", *(column.title for column in table.columns)]
+    return ["Method", "Regime", "Config", *settings, "n", *(column.title for column in table.columns), *_COSTS]
+
+
+def _costs(row: Row) -> list[str]:
+    gmacs = _MISSING if row.cost.gmacs is None else f"{row.cost.gmacs:.2f}"
+    return [f"{row.cost.trained / 1e6:.3g}", gmacs, f"{row.cost.seconds:.0f}"]
 
 
 def percent(cell: Cell | None, row: Row) -> str:
@@ -188,7 +194,7 @@ def _flat_row(table: Table, row: Row) -> dict[str, Any]:
             flat[f"{column.key}_{name}"] = getattr(cell, name) if cell else None
         if column.key == "worst_group_accuracy":
             flat["worst_group"] = "; ".join(cell.detail) if cell else None
-    return flat
+    return {**flat, "trained_parameters": row.cost.trained, "gmacs": row.cost.gmacs, "wall_seconds": row.cost.seconds}
 
 
 def _shared(table: Table) -> dict[str, str]:

@@ -56,6 +56,21 @@ class Column:
 
 
 @dataclass(frozen=True)
+class RowCost:
+    """What a run of a row takes.
+
+    Attributes:
+        trained: Number of parameters that were trained.
+        gmacs: Multiply-accumulates of one image's forward pass, in 1e9; None where a record does not say.
+        seconds: Median wall time of its runs, on their machines and under their load.
+    """
+
+    trained: int
+    gmacs: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Row:
     """Runs that differ in their seed alone.
 
@@ -67,6 +82,7 @@ class Row:
         n: Number of runs.
         seeds: Their seeds, sorted.
         cells: Metrics by column key; a metric that no run has is absent.
+        cost: What a run takes.
         records: Ids of the runs, in the order of the seeds.
     """
 
@@ -77,6 +93,7 @@ class Row:
     n: int
     seeds: tuple[int, ...]
     cells: Mapping[str, Cell]
+    cost: RowCost
     records: tuple[str, ...]
 
 
@@ -200,6 +217,7 @@ def _make_row(runs: list[Digest], columns: Sequence[Column], config: str, settin
         n=len(runs),
         seeds=tuple(run.seed for run in runs),
         cells={key: cell for key, cell in cells.items() if cell is not None},
+        cost=RowCost(runs[0].trained, runs[0].gmacs, statistics.median([run.seconds for run in runs])),
         records=tuple(run.id for run in runs),
     )
 

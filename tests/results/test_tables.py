@@ -6,8 +6,9 @@ import re
 import pytest
 
 from aimbench.errors import ConfigError
+from aimbench.record import Cost
 from aimbench.results.render import grid, render, render_all
-from aimbench.results.tables import make_tables
+from aimbench.results.tables import RowCost, make_tables
 
 
 def test_seeds_become_one_row_with_mean_and_sample_standard_deviation(make_record, make_metrics):
@@ -152,7 +153,7 @@ def test_further_test_conditions_and_attributions_become_columns(make_record, ma
     assert cells["test_training_places_accuracy"].value == 0.7
     assert cells["epg_mask"].value == 0.5
     assert "epg_gradcam" not in cells
-    assert grid(table)[1][-6] == "-"
+    assert grid(table)[1][-9] == "-"
 
 
 def test_a_metric_that_only_some_runs_have_says_of_how_many_it_is(make_record, make_metrics):
@@ -252,3 +253,23 @@ def test_latex_is_booktabs_with_everything_escaped(make_record):
 def test_an_unknown_format_names_the_nearest(make_record):
     with pytest.raises(ConfigError, match="did you mean 'latex'"):
         render(make_tables([make_record()])[0], "latec")
+
+
+def test_a_row_tells_what_its_runs_take(make_record, make_metrics):
+    metrics = {"test": make_metrics(accuracy=0.5)}
+    records = [
+        make_record(metrics=metrics, seed=seed).model_copy(
+            update={"cost": Cost(parameters=9, trainable_parameters=2_562, gmacs=0.384, wall_seconds=seconds)}
+        )
+        for seed, seconds in enumerate([20.0, 900.0, 24.0])  # one of them beside others
+    ]
+    (table,) = make_tables(records)
+    assert table.rows[0].cost == RowCost(trained=2_562, gmacs=0.384, seconds=24.0)
+    header, line = grid(table)
+    assert list(zip(header, line, strict=True))[-3:] == [
+        ("Trained (M)", "0.00256"),
+        ("GMACs", "0.38"),
+        ("Seconds", "24"),
+    ]
+    shown = next(csv.DictReader(io.StringIO(render(table, "csv"))))
+    assert (shown["trained_parameters"], shown["gmacs"], shown["wall_seconds"]) == ("2562", "0.384", "24.0")
