@@ -101,9 +101,11 @@ def table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for result in results:
+        above = None  # rows of one measurement share their medians
         for line in result["rows"]:
             unit = line.get("unit", "s")
             medians = ", ".join(f"{side} {value:.3g} {unit}" for side, value in line["medians"].items())
+            above, medians = medians, "as above" if medians == above else medians
             goal = "" if line["goal"] is None else f"{line['goal']:g}"
             note = "" if result["quiet"] else f"busy (load {result['load_before'][0]:g})"
             lines.append(f"| {result['name']} | {line['what']} | {line['ratio']:.2f} | {goal} | {medians} | {note} |")
