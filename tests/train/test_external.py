@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
+from aimbench.cli import app
 from aimbench.data.dataset import ShardDataset
 from aimbench.results.store import Store
 from aimbench.results.validate import check_record
@@ -130,6 +133,27 @@ def test_names_and_logits(evaluate: Any, split: Any, tmp_path: Path) -> None:
     table = pd.read_parquet(tmp_path / "results" / "records" / "waterbirds" / f"{record['id']}.predictions.parquet")
     right = 1 / (1 + np.exp(-2))  # softmax of (2, 0)
     assert table["probability"].tolist() == pytest.approx([1 - right] + [right] * (len(split) - 1))
+
+
+def test_two_of_them_are_compared_and_their_differences_drawn(
+    evaluate: Any, split: Any, mini_root: Path, tmp_path: Path
+) -> None:
+    def wrong(table: Any) -> Any:
+        return table.assign(prediction=[1 - p if i < 3 else p for i, p in enumerate(table["prediction"])])
+
+    ids = []
+    for change in (None, wrong):
+        status, record, error = evaluate("--predictions", str(predictions(split, tmp_path / "p.csv", change)))
+        assert status == 0, error
+        ids.append(record["id"])
+    roots = ["--results", str(tmp_path / "results"), "--data", str(mini_root)]
+    picture = tmp_path / "differ.png"
+    done = CliRunner().invoke(app, ["results", "compare", *ids, *roots, "--draw", str(picture), "--max-samples", "2"])
+    assert done.exit_code == 0, done.output
+    assert "first alone right on 3 samples, second on 0" in done.output
+    assert "and 1 more" in done.output
+    with Image.open(picture) as drawn:
+        assert drawn.width > 100
 
 
 def edit(row: int, column: str, value: Any) -> Any:
