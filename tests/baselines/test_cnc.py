@@ -54,10 +54,10 @@ def test_without_errors_the_class_and_the_other_classes_stand_in() -> None:
 def test_the_contrast_shapes_an_embedding_on_a_frozen_backbone(experiment: Callable[..., Any]) -> None:
     trial = experiment("cnc", settings={"contrastive_weight": 1.0, "samples": 4}, training={"epochs": 1})
     trainer = trial.trainer()
+    fresh = trainer.model.head.project.weight.detach().clone()  # of the seed, from which the second phase starts again
     trainer.fit()
     assert isinstance(trial.method, CnC)
     contrast = [entry for entry in trainer.clock.log if entry["phase"] == "contrast"]
     assert contrast[0]["loss"] == contrast[0]["contrastive"]
-    fresh = trainer._fresh().head.project.weight
     trainer.load_state(torch.load(trainer.selected_file, weights_only=True)["model"])
     assert not torch.equal(trainer.model.head.project.weight, fresh)
