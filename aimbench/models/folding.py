@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from aimbench.models.classifier import Classifier
+from aimbench.models.global_norm import GlobalBatchNorm
 
 _TOLERANCE = 1e-3
 """Of the logits' spread: float rounding through a deep network stays far below it, a wrong pair does not."""
@@ -37,11 +38,17 @@ def fold_batch_norms(model: Classifier, image: Tensor, mask: Tensor | None) -> C
             norm: Any = folded.get_submodule(norm_name)
             convolution: Any = folded.get_submodule(convolution_name)
             folded.set_submodule(convolution_name, fuse_conv_bn_eval(convolution, norm))
-            rest = [norm.drop, norm.act] if isinstance(norm, BatchNormAct2d) else []
-            folded.set_submodule(norm_name, nn.Sequential(*rest))
+            folded.set_submodule(norm_name, _what_follows(norm))
         found = folded.predict(folded.features(image), mask).logits
     spread = float(expected.max() - expected.min())
     return folded if torch.allclose(found, expected, rtol=0, atol=_TOLERANCE * spread) else model
+
+
+def _what_follows(norm: nn.Module) -> nn.Module:
+    """What a batch norm does behind its normalisation: some activate, too."""
+    if isinstance(norm, GlobalBatchNorm):
+        return norm.then
+    return nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
 
 
 def _run_and_pair(model: Classifier, image: Tensor, mask: Tensor | None) -> tuple[Tensor, dict[str, str]]:
@@ -63,7 +70,7 @@ def _run_and_pair(model: Classifier, image: Tensor, mask: Tensor | None) -> tupl
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(lambda _, __, output, name=name: note_output(name, output)))
-        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.track_running_stats:
+        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d, GlobalBatchNorm) and module.track_running_stats:
             hooks.append(module.register_forward_pre_hook(lambda _, given, name=name: note_input(name, given[0])))
     try:
         logits = model.predict(model.features(image), mask).logits

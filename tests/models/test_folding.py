@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from aimbench.models.backbones import create_pyramid
 from aimbench.models.classifier import Classifier, LinearHead
 from aimbench.models.folding import fold_batch_norms
+from aimbench.models.global_norm import GlobalBatchNorm
 
 
 def classifier(name: str) -> Classifier:
@@ -43,6 +44,16 @@ def test_the_same_function_and_gradient_without_batch_norms(name: str) -> None:
         (gradient,) = torch.autograd.grad(one.predict(features).logits[:, 0].sum(), x)
         gradients.append((features[-1].detach(), gradient))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-9)
+
+
+def test_a_run_of_several_processes_is_folded_to_the_same_weights() -> None:
+    model, image = classifier("test_efficientnet.r160_in1k"), torch.randn(1, 3, 64, 64)
+    alone = fold_batch_norms(model, image, None)
+    GlobalBatchNorm.replace_in(model)
+    shared = fold_batch_norms(model.eval(), image, None)
+    assert not any(isinstance(module, GlobalBatchNorm) for module in shared.modules())
+    torch.testing.assert_close(dict(shared.state_dict()), dict(alone.state_dict()), rtol=0, atol=0)
+    torch.testing.assert_close(shared.features(image)[-1], alone.features(image)[-1], rtol=0, atol=0)
 
 
 def test_nothing_to_fold_leaves_the_model() -> None:
