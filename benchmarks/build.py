@@ -10,6 +10,7 @@ ImageNet-100; their files are hard links to 200 distinct photographs, so what is
 import argparse
 import multiprocessing
 import os
+import queue
 import resource
 import signal
 import statistics
@@ -33,11 +34,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     options = parser.parse_args()
-    from measure import write  # imports torch, which the building processes must not
-
     load = os.getloadavg()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rows = run(Path(folder), sorted(options.sizes), options.side, options.turns, options.workers)
+    # Imports torch, and a process counts as its own peak what its parent held when it was started.
+    from measure import write
+
     write(options.name, rows, load)
 
 
@@ -116,9 +118,15 @@ def start(raw: Path, data: Path, workers: int) -> tuple[Any, "multiprocessing.Qu
 
 def measured(raw: Path, data: Path, workers: int) -> tuple[float, float]:
     process, results = start(raw, data, workers)
-    seconds, peak = results.get()
+    while True:
+        try:
+            found = results.get(timeout=1)
+            break
+        except queue.Empty:
+            if not process.is_alive():
+                raise SystemExit(f"the build of {raw} failed") from None
     process.join()
-    return seconds, peak
+    return found
 
 
 def resumed(folder: Path, images: int, workers: int, what: str) -> dict[str, Any]:
