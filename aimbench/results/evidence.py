@@ -74,7 +74,7 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
         for row, of_row in sorted(members, key=lambda member: member[0].method != BASELINE):
             if metric not in row.cells:
                 continue
-            erm, oracle = (_reference(members, row, method) for method in (BASELINE, ORACLE))
+            erm, oracle = (_reference(members, row, method, metric) for method in (BASELINE, ORACLE))
             mine, base, ceiling = (_by_seed(group, metric) for group in (of_row, erm, oracle))
             if of_row is erm:
                 found.append(Evidence(row, metric, titles[metric], difference=None, gap_closed=None))
@@ -93,17 +93,22 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
     return found
 
 
-def _reference(members: Sequence[tuple[Row, list[Digest]]], row: Row, method: str) -> list[Digest]:
-    """Returns the runs of a method that ``row`` is held against; none if it was not run, or nobody can tell which.
+def _reference(members: Sequence[tuple[Row, list[Digest]]], row: Row, method: str, metric: str) -> list[Digest]:
+    """Returns the runs of a method that ``row`` is held against; none if it was not run.
 
-    Those of the row's own settings or, where trials chose the rates of each method, the only ones that differ in
-    nothing else.
+    Those of the row's own settings or, where trials chose the rates of each method, those that differ in nothing
+    else. Of several, those with most seeds, and of these the strongest by the metric's mean: a gain over a weak ERM
+    is no evidence.
     """
     # The inverse of the oracle, which pools outside the object, is no ceiling.
     named = [(r, runs) for r, runs in members if r.method == method and not runs[0].config.get("inverse")]
     same = [runs for r, runs in named if r.settings == row.settings]
     alike = [runs for r, runs in named if _untuned(r) == _untuned(row)]
-    return next((candidates[0] for candidates in (same, alike) if len(candidates) == 1), [])
+    return max(same or alike, key=lambda runs: (len(runs), _mean(runs, metric)), default=[])
+
+
+def _mean(runs: Sequence[Digest], metric: str) -> float:
+    return statistics.fmean(_by_seed(runs, metric).values() or [-math.inf])
 
 
 def _untuned(row: Row) -> list[str]:

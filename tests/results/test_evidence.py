@@ -97,9 +97,20 @@ def test_a_row_of_other_settings_is_not_compared(records, make_record, make_metr
     assert jtt.gap_closed is None
 
 
-def test_two_configurations_of_erm_leave_nothing_to_compare_with(records, make_record):
-    second = make_record(config={"standardize": True})
-    assert evidence_of([*records, second])["aim", ""].difference is None
+@pytest.mark.parametrize(("gain", "expected"), [(0.05, 0.15), (-0.05, 0.2)])
+def test_of_two_configurations_of_erm_the_stronger_is_held_against(gain, expected, records, make_record, make_metrics):
+    second = [
+        make_record(
+            config={"standardize": True}, seed=seed, metrics={"test": make_metrics(wga=0.50 + 0.02 * seed + gain)}
+        )
+        for seed in range(3)
+    ]
+    assert evidence_of([*records, *second])["aim", ""].difference.value == pytest.approx(expected)
+
+
+def test_an_erm_of_fewer_seeds_is_not_held_against(records, make_record, make_metrics):
+    second = make_record(config={"standardize": True}, metrics={"test": make_metrics(wga=0.9)})
+    assert evidence_of([*records, second])["aim", ""].difference.value == pytest.approx(0.2)
 
 
 def test_the_command_shows_it_in_every_format(records, tmp_path):
