@@ -14,14 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measure import alternate, row, write
+from measure import alternate, erm_trainer, row, write
 
 from aimbench.data.batch import Batch
 from aimbench.models.backbones import create_pyramid
 from aimbench.models.classifier import Classifier
 from aimbench.train.api import Progress
 from aimbench.train.config import TrainConfig
-from aimbench.train.experiment import Experiment, Request
 from aimbench.train.optim import make_optimizer, set_train_mode, set_trainable
 from aimbench.train.registry import get_method
 
@@ -134,22 +133,17 @@ def epoch(options: argparse.Namespace, threads: int, workers: int) -> Callable[[
         before = torch.get_num_threads()
         with tempfile.TemporaryDirectory() as runs:
             training = {"train": "all", "epochs": 1, "batch_size": BATCH, "image_size": options.size}
-            experiment = Experiment(
-                Request(
-                    method="erm",
-                    dataset=options.dataset,
-                    backbone=options.backbone,
-                    weights="none",
-                    seed=0,
-                    data_root=options.data,
-                    runs_root=Path(runs),
-                    training=training,
-                    workers=0,
-                    cache_gb=0,
-                    accelerator=options.device,
-                )
+            trainer = erm_trainer(
+                options.dataset,
+                options.backbone,
+                options.data,
+                runs,
+                weights="none",
+                training=training,
+                workers=0,
+                cache_gb=0,
+                accelerator=options.device,
             )
-            trainer = experiment.trainer()
             trainer.data._workers = workers  # what the command line would lower to the cores there are
             torch.set_num_threads(threads)
             try:

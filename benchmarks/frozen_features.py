@@ -10,9 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from measure import alternate, row, write
-
-from aimbench.train.experiment import Experiment, Request
+from measure import alternate, erm_trainer, row, write
 
 
 def main() -> None:
@@ -49,18 +47,7 @@ def run(options: argparse.Namespace, *, loader: str, forget: bool) -> float:
     with tempfile.TemporaryDirectory() as runs:
         started = time.perf_counter()
         training = {"train": "head", "epochs": options.epochs, "image_size": options.size, "loader": loader}
-        Experiment(
-            Request(
-                method="erm",
-                dataset=options.dataset,
-                backbone=options.backbone,
-                weights="auto",
-                seed=0,
-                data_root=options.data,
-                runs_root=Path(runs),
-                training=training,
-            )
-        ).trainer().fit()
+        erm_trainer(options.dataset, options.backbone, options.data, runs, weights="auto", training=training).fit()
         return time.perf_counter() - started
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternating sides, medians, the machine, the results file and the table of README.md.
+"""What the benchmarks share: a training to time, alternating sides, medians, the machine, results and their table.
 
 python benchmarks/measure.py        # writes README.md's table anew from benchmarks/results/
 """
@@ -10,9 +10,12 @@ import statistics
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from aimbench.train.loop import Trainer
 
 FOLDER = Path(__file__).resolve().parent
 QUIET_LOAD = 1.0
@@ -35,6 +38,26 @@ def alternate(
             if turn >= warm_up:
                 seconds[name].append(value)
     return seconds
+
+
+def erm_trainer(
+    dataset: str, backbone: str, data: Path, runs: str, *, weights: str, training: dict[str, Any], **request: Any
+) -> "Trainer":
+    """Of ERM, with its checkpoints under ``runs``; ``request`` holds further fields of ``experiment.Request``."""
+    from aimbench.train.experiment import Experiment, Request
+
+    asked = Request(
+        method="erm",
+        dataset=dataset,
+        backbone=backbone,
+        weights=weights,
+        seed=0,
+        data_root=data,
+        runs_root=Path(runs),
+        training=training,
+        **request,
+    )
+    return Experiment(asked).trainer()
 
 
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:

@@ -14,11 +14,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from measure import alternate, row, write
+from measure import alternate, erm_trainer, row, write
 from torch.nn import functional as F
 
 from aimbench.data.loader import epoch_order
-from aimbench.train.experiment import Experiment, Request
 from aimbench.train.loop import Trainer
 from aimbench.train.steps import Steps, Taken
 
@@ -52,20 +51,9 @@ def main() -> None:
 def trainer_of(options: argparse.Namespace, runs: str, train: str, epochs: int) -> Trainer:
     """Of an experiment on one core, with its images decoded or its features computed: what later epochs find done."""
     settings = {"train": train, "epochs": epochs, "batch_size": BATCH, "image_size": options.size}
-    experiment = Experiment(
-        Request(
-            method="erm",
-            dataset=options.dataset,
-            backbone=options.backbone,
-            weights="none",
-            seed=0,
-            data_root=options.data,
-            runs_root=Path(runs),
-            training=settings,
-            accelerator="cpu",
-        )
+    trainer = erm_trainer(
+        options.dataset, options.backbone, options.data, runs, weights="none", training=settings, accelerator="cpu"
     )
-    trainer = experiment.trainer()
     torch.set_num_threads(1)
     trainer.data.training(augment=False)
     return trainer

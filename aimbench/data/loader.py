@@ -21,7 +21,7 @@ from aimbench.data.dataset import SplitIndex
 from aimbench.data.decode import decode
 from aimbench.data.framed import FramedCache, Sample
 from aimbench.data.memory import DecodedCache
-from aimbench.data.ranks import WHOLE, Share
+from aimbench.data.sharing import WHOLE, Share
 from aimbench.data.transforms import Transform, TransformConfig
 from aimbench.errors import DataError
 

@@ -10,7 +10,11 @@ from aimbench.errors import ConfigError
 
 
 class HasLogits(Protocol):
-    """What a classifier says of a batch; more may be attached."""
+    """What a classifier says of a batch; more may be attached.
+
+    A ``last_map`` (N, C, h, w) is what the classifier pools in place of the last feature map, under its mask for
+    instance; GradCAM then reads it.
+    """
 
     @property
     def logits(self) -> Tensor:
@@ -25,7 +29,7 @@ class PyramidClassifier(Protocol[OutputT]):
     """A classifier in two steps, with its feature maps between them."""
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Feature maps of (N, C, H, W) images, fine to coarse; the last is the one GradCAM reads."""
+        """Feature maps of (N, C, H, W) images, fine to coarse; GradCAM reads the last."""
         ...
 
     def predict(self, features: list[Tensor]) -> OutputT:

@@ -17,8 +17,8 @@ from aimbench.models.backbones import FeaturePyramid
 from aimbench.record import BackboneInfo, Cost, Definition, MethodInfo, Record
 from aimbench.train.attributions import DEFAULT, check_attributions
 from aimbench.train.config import TrainConfig
-from aimbench.train.cost import gmacs
-from aimbench.train.environment import code_info, environment, peak_memory_mb
+from aimbench.train.cost import cost
+from aimbench.train.environment import code_info, environment
 from aimbench.train.evaluate import BATCH, check_ground_truth, look
 from aimbench.train.experiment import Result
 from aimbench.train.predictions import Inference, Predictions
@@ -94,7 +94,7 @@ class AsIs:
         """Predicts every split but train, scores where the model looks on the test split, returns the record."""
         started = time.perf_counter()
         fabric = Fabric(accelerator=self.request.accelerator, devices=1)
-        model = self.subject.model.to(fabric.device).to(memory_format=torch.channels_last)
+        model = self.subject.model.requires_grad_(False).to(fabric.device).to(memory_format=torch.channels_last)
         data = self._data(fabric)
         config = TrainConfig(batch_size=BATCH, image_size=self.image_size, channels_last=True)
         inference = Inference(fabric, data, config, self.reporter)
@@ -115,18 +115,10 @@ class AsIs:
                 known = {"test": looked.said}  # out of the same pass
         splits = [split for split in self.dataset.splits if split != "train"]
         predictions = {split: known.get(split) or inference.predict(model, split) for split in splits}
-        parameters = sum(p.numel() for p in model.parameters())
-        cost = Cost(
-            parameters=parameters,
-            trainable_parameters=0,
-            gmacs=gmacs(model, self.image_size),
-            wall_seconds=round(time.perf_counter() - started, 2),
-            peak_memory_mb=round(peak_memory_mb(fabric.device), 1),
-        )
         record = external_record(
             self.definition,
             score(self.dataset, predictions, looked),
-            cost,
+            cost(model, self.image_size, seconds=time.perf_counter() - started),
             environment(fabric.device, torch.get_num_threads()),
         )
         return Result(record, {"predictions": prediction_table(self.dataset, predictions, looked)})

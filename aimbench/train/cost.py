@@ -9,14 +9,14 @@ from aimbench.record import Cost
 from aimbench.train.environment import peak_memory_mb
 
 
-def cost(model: Classifier, image_size: int, *, seconds: float, step_seconds: float, images: int) -> Cost:
+def cost(model: Classifier, image_size: int, *, seconds: float, step_seconds: float = 0.0, images: int = 0) -> Cost:
     """The record's account of a run.
 
     Args:
-        model: trained.
+        model: trained, or as it is: then no parameter asks for a gradient.
         image_size: side of its input, in pixels.
         seconds: of the whole run.
-        step_seconds: of training steps alone.
+        step_seconds: of training steps alone; 0 if there were none.
         images: that these steps saw.
     """
     return Cost(

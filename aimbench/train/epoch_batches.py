@@ -7,7 +7,7 @@ import numpy as np
 
 from aimbench.data.batch import Batch
 from aimbench.data.loader import epoch_order
-from aimbench.data.ranks import share
+from aimbench.data.sharing import share
 from aimbench.data.stream import StreamSource
 from aimbench.errors import ConfigError
 from aimbench.train.config import TrainConfig

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from aimbench.data.ranks import share
+from aimbench.data.sharing import share
 from aimbench.errors import ConfigError, nearest_names
 from aimbench.metrics.epg import centre_gaussian, energy_pointing_game, epg_score, uniform_reference
 from aimbench.metrics.health import MaskHealth

@@ -13,7 +13,7 @@ import torch
 
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import cpu_split
-from aimbench.data.ranks import by_first, is_first
+from aimbench.data.sharing import by_first, is_first
 from aimbench.data.transforms import TransformConfig
 from aimbench.metrics.health import warnings as health_warnings
 from aimbench.metrics.selectors import SELECTORS, check_headline, selector_scores

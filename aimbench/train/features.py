@@ -19,7 +19,7 @@ from torch import Tensor
 from aimbench.data.batch import Batch
 from aimbench.data.dataset import SplitIndex
 from aimbench.data.loader import ImageSource
-from aimbench.data.ranks import WHOLE, Share
+from aimbench.data.sharing import WHOLE, Share
 from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import EMBEDDING, STAGES, FeaturePyramid
 from aimbench.models.weights import parameters_hash

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from aimbench.data.batch import Batch
-from aimbench.data.ranks import is_first, share, wait
+from aimbench.data.sharing import is_first, share, wait
 from aimbench.errors import ConfigError
 from aimbench.metrics.selectors import EpochScore, select
 from aimbench.models.classifier import Classifier

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from aimbench.data.batch import Batch
-from aimbench.data.ranks import gather, share
+from aimbench.data.sharing import gather, share
 from aimbench.errors import ConfigError
 from aimbench.metrics.health import MaskHealth
 from aimbench.models.classifier import Classifier, Output

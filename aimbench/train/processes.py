@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from aimbench.data.ranks import share
+from aimbench.data.sharing import share
 from aimbench.errors import AimbenchError, ConfigError
 from aimbench.train.method import Method
 

@@ -11,7 +11,7 @@ import torch
 
 from aimbench.data.batch import Batch
 from aimbench.data.dataset import ShardDataset
-from aimbench.data.ranks import by_first, is_first, wait
+from aimbench.data.sharing import by_first, is_first, wait
 from aimbench.errors import RegimeError
 from aimbench.models.classifier import Classifier
 from aimbench.train.config import TrainConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aimbench.data.ranks import share
+from aimbench.data.sharing import share
 from aimbench.errors import ConfigError
 from aimbench.models.classifier import Classifier
 from aimbench.models.global_norm import GlobalBatchNorm

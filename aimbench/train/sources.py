@@ -14,7 +14,7 @@ from aimbench.data.batch import Batch
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import ImageDataset, ImageSource
 from aimbench.data.memory import DecodedCache
-from aimbench.data.ranks import WHOLE, Share, by_first
+from aimbench.data.sharing import WHOLE, Share, by_first
 from aimbench.data.stream import StreamSource
 from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import FeaturePyramid

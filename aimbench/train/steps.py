@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from aimbench.data.batch import Batch
-from aimbench.data.ranks import share
+from aimbench.data.sharing import share
 from aimbench.errors import ConfigError
 from aimbench.models.classifier import Classifier
 from aimbench.models.global_norm import sum_over_processes

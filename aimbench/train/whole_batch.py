@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aimbench.data.ranks import Share
+from aimbench.data.sharing import Share
 from aimbench.models.global_norm import sum_over_processes
 
 

@@ -21,7 +21,7 @@ from aimbench.data.dataset import Item, ShardDataset, SplitIndex
 from aimbench.data.decode import decode
 from aimbench.data.loader import ImageDataset, ImageSource, cpu_split, epoch_order
 from aimbench.data.memory import DecodedCache
-from aimbench.data.ranks import Share
+from aimbench.data.sharing import Share
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import DataError, RegimeError
 

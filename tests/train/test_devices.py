@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from aimbench.data.ranks import Share
+from aimbench.data.sharing import Share
 from aimbench.errors import ConfigError
 from aimbench.models.global_norm import GlobalBatchNorm
 from aimbench.train import checkpoint
