@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aimbench.errors import CardError, nearest_names
+from aimbench.yaml_text import parse_yaml
 
 _PACKAGE = Path(__file__).resolve().parent
 _NAME = r"^[a-z0-9][a-z0-9_-]*$"
@@ -219,7 +220,7 @@ def load_card(name: str, cards_dir: Path | None = None) -> Card:
         raise CardError(f"unknown dataset '{name}'; {nearest_names(name, known)}")
     path = next(path for folder in _folders(cards_dir) if (path := folder / name / "card.yaml").is_file())
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CardError(f"card {path} is not valid YAML: {' '.join(str(error).split())}; mend the file") from None
     if not isinstance(content, dict):

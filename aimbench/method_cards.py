@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from aimbench.errors import CardError
 from aimbench.needs import Need
+from aimbench.yaml_text import parse_yaml
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -65,7 +66,7 @@ def load_method_card(path: Path) -> MethodCard:
         CardError: it is missing or malformed; names the file and the field.
     """
     try:
-        return MethodCard.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return MethodCard.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise CardError(
             f"method card {path} does not exist; write it beside the method (CONTRIBUTING.md names its fields)"

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aimbench.errors import ConfigError
+from aimbench.yaml_text import parse_yaml
 
 Space = dict[str, Any]
 """A value a key: a constant, a list of choices, or a range such as ``{log_uniform: [1e-4, 1e-2]}``."""
@@ -109,7 +110,7 @@ def read_plan(path: Path) -> Plan:
         ConfigError: the file is missing, no YAML, or no plan.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"plan {path} can't be read ({error.strerror}); name a YAML file") from error
     except yaml.YAMLError as error:
