@@ -1,6 +1,7 @@
 """Images with the object or its surroundings taken away, moved or made noisy. Regions are ``(N, H, W)``.
 
-Grey is the mean colour of the backbone's training images: 0 in the normalised input.
+Grey is the mean colour of the backbone's training images: 0 in the normalised input. The authors of Hard ImageNet
+take 0.5 of each colour, which is the same for networks that are normalised by it.
 """
 
 from collections.abc import Callable
@@ -30,23 +31,23 @@ def grey_box(image: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tile_box(image: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-    """The bounding box is filled with copies of the widest strip beside it (Hard ImageNet, Moayeri et al. 2022).
+    """The bounding box is filled with copies of the background beside it (Hard ImageNet, Moayeri et al. 2022).
 
-    A box that leaves no strip on any side becomes grey.
+    The tile is the largest of the four that adjoin the box, each as large as the box where the image does not end
+    before. A box that fills the image becomes grey. The authors fill a box for each connected part of the mask; one
+    box around them all leaves nothing of the object in a tile.
     """
     result = image.clone()
-    for i, (y0, x0, y1, x1) in enumerate(bounding_boxes(region).tolist()):
-        height, width = region.shape[1:]
-        strips = {"left": x0, "right": width - x1, "above": y0, "below": height - y1}
-        side = max(strips, key=lambda name: strips[name])
-        if strips[side] == 0:
-            result[i, :, y0:y1, x0:x1] = 0
+    for one, filled, (y0, x0, y1, x1) in zip(image, result, bounding_boxes(region).tolist(), strict=True):
+        height, width = y1 - y0, x1 - x0
+        right, left = one[:, y0:y1, x1 : x1 + width], one[:, y0:y1, max(x0 - width, 0) : x0]
+        below, above = one[:, y1 : y1 + height, x0:x1], one[:, max(y0 - height, 0) : y0, x0:x1]
+        tile = max((right, left, below, above), key=Tensor.numel)
+        if tile.numel() == 0:
+            filled[:, y0:y1, x0:x1] = 0
             continue
-        rows = {"above": (0, y0), "below": (y1, height)}.get(side, (y0, y1))
-        columns = {"left": (0, x0), "right": (x1, width)}.get(side, (x0, x1))
-        tile = image[i, :, slice(*rows), slice(*columns)]
-        repeats = (1, -(-(y1 - y0) // tile.shape[1]), -(-(x1 - x0) // tile.shape[2]))
-        result[i, :, y0:y1, x0:x1] = tile.repeat(*repeats)[:, : y1 - y0, : x1 - x0]
+        repeats = (1, -(-height // tile.shape[1]), -(-width // tile.shape[2]))
+        filled[:, y0:y1, x0:x1] = tile.repeat(*repeats)[:, :height, :width]
     return result, region
 
 

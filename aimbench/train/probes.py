@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from aimbench.data.transforms import TransformConfig
 from aimbench.errors import ConfigError, DataError, nearest_names
 from aimbench.metrics import perturbations as p
 from aimbench.metrics.statistics import bootstrap_mean_interval, wilson_interval
@@ -29,7 +30,7 @@ PROBES: dict[str, tuple[str, ...]] = {
 """Probes on the command line, and the altered images that each needs."""
 
 NOISE = 0.25
-"""Standard deviation of the noise of RFS, of images in [0, 1]."""
+"""Standard deviation of the noise of RFS, of images in [0, 1]; noisy images are cut to that range."""
 
 _GEOMETRIC: dict[str, p.Perturbation] = {
     "grey_outside": p.grey_outside,
@@ -94,7 +95,7 @@ def probe(
                 continue
             image, label, region = loaded.image[known], loaded.label[known], loaded.mask[known, 0] > 0
             with fabric.autocast():
-                rows = _accuracies(model, image, label, region, changes, data.transform.std, batch.index[known.cpu()])
+                rows = _accuracies(model, image, label, region, changes, data.transform, batch.index[known.cpu()])
                 if "faithfulness" in probes:
                     rows |= _faithfulness(model, method, image, label, region)
             for name, values in rows.items():
@@ -144,7 +145,7 @@ def _accuracies(
     label: Tensor,
     region: Tensor,
     changes: Sequence[str],
-    std: tuple[float, ...],
+    transform: TransformConfig,
     index: Tensor,
 ) -> dict[str, Tensor]:
     rows = {"accuracy": _correct(model, image, region, label)}
@@ -152,16 +153,26 @@ def _accuracies(
         if change in _GEOMETRIC:
             altered = _GEOMETRIC[change](image, region)
         else:
-            altered = _NOISY[change](image, region, _noise(image, std, index))
+            altered = noisy(_NOISY[change], image, region, transform, index)
         rows[f"accuracy_{change}"] = _correct(model, *altered, label)
     return rows
 
 
-def _noise(image: Tensor, std: tuple[float, ...], index: Tensor) -> Tensor:
-    """Noise that follows from each sample's place in the split, not from its batch."""
+def noisy(
+    add: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    image: Tensor,
+    region: Tensor,
+    transform: TransformConfig,
+    index: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Normalised images and regions after ``add`` put noise on them; no pixel is darker than black or over white.
+
+    The noise follows from each sample's place ``index`` in its split, not from its batch.
+    """
     drawn = [torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(int(i))) for i in index]
-    scale = NOISE / torch.tensor(std)[:, None, None]
-    return (torch.stack(drawn) * scale).to(image)
+    mean, std = (torch.tensor(values).to(image)[:, None, None] for values in (transform.mean, transform.std))
+    altered, where = add(image, region, NOISE / std * torch.stack(drawn).to(image))
+    return altered.clamp(-mean / std, (1 - mean) / std), where
 
 
 def _correct(model: Classifier, image: Tensor, region: Tensor, label: Tensor) -> Tensor:

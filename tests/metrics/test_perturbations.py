@@ -29,12 +29,22 @@ def test_greying():
     assert p.grey_box(image, corner)[0].sum() == 210 - 1 - 2 - 6 - 7
 
 
-def test_tiles_come_from_the_widest_strip():
-    image, region = picture()
+def test_tiles_come_from_the_largest_neighbour_of_the_box():
+    image = torch.arange(1.0, 25.0).reshape(1, 1, 3, 8)
+    region = torch.zeros(1, 3, 8, dtype=torch.bool)
+    region[0, 1, 3] = region[0, 0, 4] = True  # a box of rows 0 and 1, columns 3 and 4
+    # Right and left of it two columns are free, below one row: 4, 4 and 2 pixels. The first of equals is the right.
     tiled = p.tile_box(image, region)[0]
-    # The widest strip is on the left, columns 0 to 2 of the same rows; its first column fills the box.
-    assert tiled[0, 0, 1:3, 3].tolist() == [6, 11]
-    assert torch.equal(tiled == image, ~region[:, None])
+    assert tiled[0, 0].tolist() == [[1, 2, 3, 6, 7, 6, 7, 8], [9, 10, 11, 14, 15, 14, 15, 16], list(range(17, 25))]
+    # One column to the right of a box of rows 1 and 2, columns 5 and 6: to the left are two, those beside the box.
+    tiled = p.tile_box(image, region.roll((1, 2), (1, 2)))[0]
+    assert tiled[0, 0, 1:].tolist() == [[9, 10, 11, 12, 13, 12, 13, 16], [17, 18, 19, 20, 21, 20, 21, 24]]
+
+
+def test_a_tile_is_repeated_until_the_box_is_full():
+    image, region = torch.arange(1.0, 11.0).reshape(1, 1, 2, 5), torch.zeros(1, 2, 5, dtype=torch.bool)
+    region[0, :, :3] = True  # two columns are left for a box of three
+    assert p.tile_box(image, region)[0][0, 0].tolist() == [[4, 5, 4, 4, 5], [9, 10, 9, 9, 10]]
     assert p.tile_box(image, torch.ones_like(region))[0].sum() == 0
 
 
@@ -83,3 +93,15 @@ def test_a_map_that_knows_has_a_small_deletion_and_a_large_insertion():
         [0.125, 0.875]
     )
     assert p.removal_curve(predict, image, maps, target, insert=True, steps=4).tolist() == pytest.approx([0.875, 0.125])
+
+
+def test_a_coarse_map_of_a_wide_image_is_not_transposed():
+    def predict(image):  # the top right of 2 x 4 pixels alone matters
+        seen = image[:, 0, 0, 3] > 0
+        return torch.stack([(~seen) * 50.0, seen * 50.0], dim=1)
+
+    # Upsampled, the map (0, 1) rises from column to column, so a quarter of the pixels is the last column:
+    # deleting it first leaves 1, 0, 0, 0, 0. The map (1, 0) keeps it to the end: 1, 1, 1, 1, 0.
+    image, maps = torch.ones(2, 1, 2, 4), torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]])
+    areas = p.removal_curve(predict, image, maps, torch.tensor([1, 1]), insert=False, steps=4)
+    assert areas.tolist() == pytest.approx([0.125, 0.875])

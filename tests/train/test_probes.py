@@ -3,15 +3,23 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from aimbench.cli import main
+from aimbench.data.decode import decode
+from aimbench.data.transforms import Transform, TransformConfig
+from aimbench.errors import DataError
+from aimbench.metrics.perturbations import noise_on_object
 from aimbench.results.store import Store, parquet_name
 from aimbench.results.validate import check_record
-from aimbench.train.probes import relative_foreground_sensitivity
+from aimbench.train.evaluate import evaluated_positions
+from aimbench.train.probes import noisy, probe, relative_foreground_sensitivity
 
 
 def test_relative_foreground_sensitivity_by_hand() -> None:
@@ -20,6 +28,20 @@ def test_relative_foreground_sensitivity_by_hand() -> None:
     assert relative_foreground_sensitivity(0.8, 0.4) == pytest.approx(-0.5)
     assert relative_foreground_sensitivity(0.0, 0.5) == pytest.approx(1.0)
     assert relative_foreground_sensitivity(1.0, 1.0) == 0.0
+
+
+def test_noise_is_drawn_in_colours_of_0_to_1_and_cut_there() -> None:
+    transform = TransformConfig(4, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))
+    torch.manual_seed(0)
+    colours, region = torch.rand(2, 3, 40, 60), torch.zeros(2, 40, 60, dtype=torch.bool)
+    region[:, :, :20] = True
+    found, _ = noisy(noise_on_object, (colours - mean) / std, region, transform, torch.tensor([5, 2]))
+    # As the authors of Hard ImageNet write it: noise of 0.25 on colours, cut, then normalised.
+    noise = torch.stack([torch.randn(3, 40, 60, generator=torch.Generator().manual_seed(i)) for i in (5, 2)])
+    expected = (colours + region[:, None] * noise * 0.25).clamp(0, 1)
+    torch.testing.assert_close(found * std + mean, expected, atol=1e-6, rtol=0)
+    assert (expected[:, :, :, :20] == 0).any()
 
 
 @pytest.mark.parametrize("method", ["erm", pytest.param("oracle_mask", marks=pytest.mark.slow)])
@@ -37,15 +59,15 @@ def test_probes_are_written_into_the_record(
     path = store.write(result.record, {parquet_name(trial.id, name): data for name, data in result.files.items()})
     before = json.loads(path.read_text())
 
-    def probe(*words: str) -> tuple[int, str]:
+    def call(*words: str) -> tuple[int, str]:
         roots = ["--data", str(mini_root), "--runs", str(tmp_path / "runs"), "--results", str(store.root)]
         monkeypatch.setattr(sys, "argv", ["aimbench", "probe", trial.id, *roots, *words])
         with pytest.raises(SystemExit) as caught:
             main()
         return int(caught.value.code or 0), capsys.readouterr().err
 
-    assert probe("--samples", "12", "--tests", "greyed,rfs")[0] == 0
-    assert probe("--samples", "12", "--tests", "centre-bias,ablations,faithfulness")[0] == 0
+    assert call("--samples", "12", "--tests", "greyed,rfs")[0] == 0
+    assert call("--samples", "12", "--tests", "centre-bias,ablations,faithfulness")[0] == 0
     after = json.loads(path.read_text())
     probes = after.pop("probes")
     before.pop("probes")
@@ -59,5 +81,42 @@ def test_probes_are_written_into_the_record(
         assert value["low"] <= value["value"] <= value["high"], name
     assert check_record(store, path) == []
 
-    assert probe("--tests", "gryed") == (2, "error: unknown probe 'gryed': did you mean 'greyed'?\n")
-    assert "give at least 1" in probe("--samples", "0")[1]
+    assert call("--tests", "gryed") == (2, "error: unknown probe 'gryed': did you mean 'greyed'?\n")
+    assert "give at least 1" in call("--samples", "0")[1]
+
+
+def test_centre_bias_needs_boxes_alone(experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = experiment("erm", training={"epochs": 1})
+    trainer, index = trial.trainer(), trial.dataset.split("test")
+    chosen = evaluated_positions(len(index), 10)
+    bare = {index.keys[i] for i in chosen[:3]}  # these have no box either
+
+    def without_masks(item: Any, **options: Any) -> Any:
+        photograph = decode(item, **options)
+        return replace(photograph, mask=None, boxes=photograph.boxes[: 0 if item.key in bare else None])
+
+    def centre_bias() -> dict[str, Any]:
+        return probe(trainer.fabric, trainer.model, trial.method, trainer.data, ["centre-bias"], 10, trial.reporter)
+
+    features, seen = trainer.model.features, list[torch.Tensor]()
+    monkeypatch.setattr("aimbench.data.loader.decode", without_masks)
+    monkeypatch.setattr(trainer.model, "features", lambda image: seen.append(image) or features(image))
+    assert {value.n for value in centre_bias().values()} == {7}
+    original, moved, cut = seen
+    # By hand: each photograph rolled until its box touches the farthest border; what comes in again is grey.
+    transform = Transform(trial.transform.without_augmentation())
+    for row, i in enumerate(chosen[3:]):
+        image, region = transform(without_masks(index.read(i), mask_threshold=0.5), with_region=True)
+        torch.testing.assert_close(original[row], image)
+        rows, columns = np.nonzero(region[0].numpy())
+        ways = {(1, -1): rows.min(), (1, 1): 63 - rows.max(), (2, -1): columns.min(), (2, 1): 63 - columns.max()}
+        axis, sign = max(ways, key=lambda way: ways[way])
+        step = sign * int(ways[axis, sign])
+        left = torch.arange(64) < 64 - step if step > 0 else torch.arange(64) >= -step  # lines that stay in the picture
+        left = left[:, None] if axis == 1 else left
+        torch.testing.assert_close(moved[row], (image * left).roll(step, dims=axis))
+        torch.testing.assert_close(cut[row], image * left)
+
+    bare |= set(index.keys)
+    with pytest.raises(DataError, match="no test sample has a mask or a box"):
+        centre_bias()
