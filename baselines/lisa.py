@@ -62,12 +62,15 @@ def paired_order(
 ) -> Positions:
     """One epoch: every sample once, in blocks of ``size``, each block followed by its samples' partners.
 
-    A sample without a possible partner is its own, that is, it is not mixed.
+    A sample without a possible partner is its own, that is, it is not mixed. A last block of one sample is left out:
+    its mixed pair would be a batch of one, on which batch norm cannot train.
     """
     shuffled = generator.permutation(len(labels))
     blocks = []
     for start in range(0, len(shuffled), size):
         block = shuffled[start : start + size]
+        if len(block) == 1 < size:
+            break
         intra_label = generator.random() < p_label
         blocks += [block, draw_partners(block, labels, places, generator, intra_label=intra_label)]
     return np.concatenate(blocks)

@@ -53,6 +53,14 @@ def test_an_epoch_sees_every_sample_once_with_the_strategies_drawn_step_by_step(
         assert (LABELS[block[:half]] == LABELS[block[half:]]).all()
 
 
+def test_a_last_pair_that_would_be_a_batch_of_one_is_left_out(experiment: Callable[..., Any]) -> None:
+    assert len(paired_order(LABELS, PLACES, 9, 0.5, np.random.default_rng(1))) == 2 * 99
+    assert len(paired_order(LABELS, PLACES, 1, 0.5, np.random.default_rng(1))) == 2 * 100
+    size = len(experiment("lisa").dataset.split("train"))
+    trial = experiment("lisa", training={"epochs": 1, "batch_size": size - 1})
+    trial.trainer().fit()  # the head standardises over the batch, which fails on a batch of one
+
+
 def test_the_loss_mixes_the_first_half_with_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aimbench.baselines.lisa.draw_weight", lambda alpha: 0.3)
     torch.manual_seed(0)
