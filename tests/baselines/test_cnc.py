@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
 from aimbench.baselines.cnc import CnC, ContrastiveBatches, supervised_contrast
+from aimbench.train.api import Batch, Progress
 
 
 def test_the_contrastive_loss_is_that_of_a_naive_loop() -> None:
@@ -38,6 +41,37 @@ def test_a_batch_holds_anchors_positives_and_both_kinds_of_negatives() -> None:
         assert set(predicted[others]) == {z}
         assert y not in label[others]
     assert set(batches[:, 0].ravel()) == set(np.flatnonzero(label == predicted))  # every anchor comes
+
+
+def test_the_second_phase_weighs_both_sides_of_the_contrast_and_the_cross_entropy() -> None:
+    torch.manual_seed(0)
+    method = CnC(CnC.configure({"samples": 2, "contrastive_weight": 0.75, "temperature": 0.5}))
+    labels = np.repeat([0, 1], 6)
+    predicted = np.where(np.arange(12) % 3, labels, 1 - labels)
+    run = SimpleNamespace(labels=labels, predict=lambda split: SimpleNamespace(prediction=predicted))
+    _, contrast = method.phases(run)  # type: ignore[arg-type]
+    assert (contrast.start, contrast.settings) == ("pretrained", {"batch_size": 8})
+    embedding, logits, label = torch.randn(8, 5), torch.randn(8, 2), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    result: Any = method.loss(
+        lambda batch: SimpleNamespace(embedding=embedding, logits=logits),  # type: ignore[arg-type]
+        Batch(torch.arange(8), label),
+        Progress(0, 1, 0, 1),
+    )
+
+    def similar(i: int, j: int) -> float:
+        one, other = embedding[i].numpy(), embedding[j].numpy()
+        return math.exp(one @ other / np.linalg.norm(one) / np.linalg.norm(other) / 0.5)
+
+    def side(anchors: list[int], positives: list[int], negatives: list[int]) -> float:
+        terms = []
+        for a in anchors:
+            total = sum(similar(a, other) for other in positives + negatives)
+            terms += [-math.log(similar(a, p) / total) for p in positives]
+        return sum(terms) / len(terms)
+
+    contrastive = (side([0, 1], [2, 3], [4, 5]) + side([2, 3], [0, 1], [6, 7])) / 2
+    entropy = float(F.cross_entropy(logits, label))
+    assert result["loss"].item() == pytest.approx(0.75 * contrastive + 0.25 * entropy, rel=1e-5)
 
 
 def test_without_errors_the_class_and_the_other_classes_stand_in() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from aimbench.baselines.lff import LfF, generalised_cross_entropy, largest_by_class, running_mean
 from aimbench.models.backbones import FeaturePyramid
-from aimbench.train.api import Batch
+from aimbench.train.api import Batch, Progress
 
 
 @pytest.mark.parametrize("q", [0.3, 0.7, 1.0])
@@ -53,6 +53,49 @@ def test_difficulty_by_hand_over_two_batches() -> None:
     weight = method._difficulty(again, torch.tensor([11.0]), torch.tensor([0.0]))
     # Running: l_b = 0.7 * 1 + 0.3 * 11 = 4 of at most 4; l_d = 1.4 of at most 2.
     assert weight.tolist() == pytest.approx([1.0 / (1.0 + 0.7)])
+
+
+@pytest.mark.parametrize(("scale_by_q", "scale"), [(True, 0.7), (False, 1.0)])
+def test_the_loss_and_the_gradient_of_either_network_by_formula(scale_by_q: bool, scale: float) -> None:
+    torch.manual_seed(0)
+    method = LfF(LfF.configure({"q": 0.7, "scale_by_q": scale_by_q}))
+    label = torch.tensor([0, 1, 1])
+    next(method.phases(SimpleNamespace(labels=label.numpy())))  # type: ignore[arg-type]
+    debiased, biased = torch.randn(3, 2, requires_grad=True), torch.randn(3, 2, requires_grad=True)
+
+    class Model:
+        head = SimpleNamespace(biased_logits=lambda output, batch: biased)
+
+        def __call__(self, batch: Batch) -> Any:
+            return SimpleNamespace(logits=debiased)
+
+    result: Any = method.loss(Model(), Batch(torch.arange(3), label), Progress(0, 1, 0, 1))  # type: ignore[arg-type]
+    result["loss"].backward()
+
+    errors, probabilities = {}, {}
+    for name, logits in (("debiased", debiased), ("biased", biased)):
+        p = np.exp(logits.detach().double().numpy())
+        p /= p.sum(axis=1, keepdims=True)
+        errors[name], probabilities[name] = p - np.eye(2)[label], p[np.arange(3), label]
+    p_d, p_b = probabilities["debiased"], probabilities["biased"]
+    l_d, l_b = -np.log(p_d), -np.log(p_b)
+    l_d, l_b = (np.array([1.0, *(losses[1:] / losses[1:].max())]) for losses in (l_d, l_b))  # by class
+    w = l_b / (l_b + l_d)
+    assert result["loss"].item() == pytest.approx(scale * np.mean((1 - p_b**0.7) / 0.7) + np.mean(-w * np.log(p_d)))
+    assert debiased.grad is not None
+    assert biased.grad is not None
+    np.testing.assert_allclose(debiased.grad, w[:, None] * errors["debiased"] / 3, atol=1e-6)  # none through W
+    np.testing.assert_allclose(biased.grad, scale * p_b[:, None] ** 0.7 * errors["biased"] / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("train", ["head", "all"])
+def test_the_biased_network_has_no_say_in_predictions(train: str, experiment: Callable[..., Any]) -> None:
+    trainer = experiment("lff", training={"train": train}).trainer()
+    before = trainer.predict("val").probability
+    with torch.no_grad():
+        for parameter in trainer.model.head.biased.parameters():
+            parameter.add_(1.0)
+    np.testing.assert_array_equal(trainer.predict("val").probability, before)
 
 
 @pytest.mark.parametrize("train", ["head", "last", "all"])

@@ -1,12 +1,15 @@
 """Mixup's samples, labels and expected loss against direct computations."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from aimbench.baselines.mixup import draw_weight, mixed, mixed_cross_entropy
-from aimbench.train.api import Batch
+from aimbench.baselines.mixup import Mixup, draw_weight, mixed, mixed_cross_entropy
+from aimbench.train.api import Batch, Progress
 
 
 def test_samples_are_mixed_with_their_partners() -> None:
@@ -31,6 +34,26 @@ def test_the_loss_is_the_cross_entropy_against_the_mixed_one_hot_labels() -> Non
     logits, label, partner = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([3, 1, 0, 0, 2, 2])
     soft = 0.3 * F.one_hot(label, 4) + 0.7 * F.one_hot(partner, 4)
     torch.testing.assert_close(mixed_cross_entropy(logits, label, partner, 0.3), F.cross_entropy(logits, soft))
+
+
+def test_a_step_mixes_labels_with_the_partners_that_samples_are_mixed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aimbench.baselines.mixup.draw_weight", lambda alpha: 0.3)
+    torch.manual_seed(0)
+    label, weight = torch.tensor([0, 1, 2, 0, 1]), torch.randn(5, 3)
+    seen: list[torch.Tensor] = []
+
+    def model(batch: Batch) -> Any:
+        assert batch.features is not None
+        seen.append(batch.features[0])
+        return SimpleNamespace(logits=batch.features[0] @ weight)
+
+    # Rows of the unit matrix tell of which samples a mixture is made, and how much of each.
+    batch = Batch(torch.arange(5), label, features=[torch.eye(5)])
+    loss = Mixup(Mixup.configure({})).loss(model, batch, Progress(0, 1, 0, 1))  # type: ignore[arg-type]
+    (shares,) = seen
+    torch.testing.assert_close(shares.sum(dim=0), torch.ones(5))  # a permutation: everyone is partner once
+    assert not torch.equal(shares, torch.eye(5))
+    torch.testing.assert_close(loss, F.cross_entropy(shares @ weight, shares @ F.one_hot(label, 3).float()))
 
 
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
