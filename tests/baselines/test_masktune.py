@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from aimbench.baselines.masktune import MaskTune, hidden_pixels, xgradcam
 from aimbench.errors import ConfigError
+from aimbench.train import checkpoint
 from aimbench.train.api import Batch
 
 
@@ -26,6 +28,16 @@ def test_pixels_above_mean_plus_two_deviations_of_the_positive_heat_are_hidden()
     np.testing.assert_array_equal(hidden.numpy(), np.stack(expected))
     assert hidden[0, 2, 3]
     assert not hidden_pixels(torch.zeros(1, 6, 8), (12, 16), 2.0).any()
+
+
+def test_coarse_heat_starts_at_zero_and_is_enlarged_before_the_threshold_is_taken() -> None:
+    heat = np.random.default_rng(0).gamma(1.0, size=(2, 4, 5)).astype(np.float32) + 3
+    hidden = hidden_pixels(torch.from_numpy(heat), (32, 40), 1.0)
+    for image, found in zip(heat, hidden.numpy(), strict=True):
+        large = np.asarray(Image.fromarray(image - image.min()).resize((40, 32), Image.Resampling.BILINEAR))
+        positive = large[large > 0]
+        np.testing.assert_array_equal(found, large > positive.mean() + positive.std())
+        assert found.any()
 
 
 def test_heat_is_channels_weighted_by_their_share_of_the_gradient(experiment: Callable[..., Any]) -> None:
@@ -77,6 +89,32 @@ def test_the_second_phase_sees_hidden_pixels_black(
             torch.testing.assert_close(now[:, where], black[:, None].expand(3, int(where.sum())))
             if where.any():
                 assert image[where].min() >= image[~where].max() - 1e-5  # the hottest ones
+
+
+def test_heat_is_of_the_selected_epoch_and_the_masked_epoch_goes_on_from_the_last(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aimbench.train.loop.select", lambda selector, scores: 0)
+    states: list[dict[str, torch.Tensor]] = []  # before each epoch
+    original = MaskTune.loss
+
+    def noting(self: MaskTune, model: Any, batch: Batch, progress: Any) -> Any:
+        if progress.step == progress.epoch * progress.steps // progress.epochs:
+            states.append({name: value.clone() for name, value in model.head.state_dict().items()})
+        return original(self, model, batch, progress)
+
+    monkeypatch.setattr(MaskTune, "loss", noting)
+    trainer = experiment("masktune", training={"epochs": 3, "lr": 0.05}).trainer()
+    trainer.fit()
+    _, first, _, masked = states
+    last = checkpoint.load(trainer.folder / "phase-0.pt")["model"]
+    assert all(torch.equal(last[f"head.{name}"], value) for name, value in masked.items())
+    heat = torch.from_numpy(np.load(trainer.folder / "artifacts" / "erm-xgradcam.npy"))
+    model = trainer.model.eval()
+    model.head.load_state_dict(first)
+    torch.testing.assert_close(torch.cat([xgradcam(model, batch, 64) for batch in trainer.maps("train")]), heat)
+    model.head.load_state_dict(masked)
+    assert not torch.allclose(torch.cat([xgradcam(model, batch, 64) for batch in trainer.maps("train")]), heat)
 
 
 def test_a_schedule_that_ends_at_zero_is_refused(experiment: Callable[..., Any]) -> None:
