@@ -1,5 +1,6 @@
 """``aimbench evaluate``: checkpoints, networks and predictions as they are, scored by the same code."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,9 @@ def evaluate(
     name: Annotated[
         str | None, typer.Option(help="Name in the record.", show_default="the network's or the run's, or external")
     ] = None,
-    backbone: Annotated[str, typer.Option(help="With --predictions: backbone, for the record.")] = "unknown",
+    backbone: Annotated[
+        str | None, typer.Option(help="With --predictions: backbone, for the record.", show_default="unknown")
+    ] = None,
     train_labels: Annotated[
         str, typer.Option(help="Labels that the model was trained with: none, class, groups or masks.")
     ] = "class",
@@ -90,6 +93,12 @@ def evaluate(
             "give one of --checkpoint FILE (of a run), --timm NAME, --torchvision NAME (either with --checkpoint FILE"
             " for weights of your own) and --predictions FILE"
         )
+    if predictions is None:
+        _refuse("without --predictions", {"--attributions": attributions_dir, "--backbone": backbone})
+        _refuse("with a run's checkpoint, whose classes are known", {"--classes": None if sources else classes})
+    else:
+        of_a_model = {"--checkpoint": checkpoint, "--classes": classes, "--epg": epg, "--epg-samples": epg_samples}
+        _refuse("with --predictions", of_a_model)
     if train_labels not in ("none", "class", "groups", "masks"):
         raise ConfigError(f"--train-labels {train_labels}: give none, class, groups or masks")
     network = timm or torchvision
@@ -107,9 +116,10 @@ def evaluate(
             predictions=predictions,
             attributions=attributions_dir,
             data_root=data_root,
-            backbone=backbone,
+            backbone=backbone or "unknown",
             train_labels=train_labels,
             image_size=image_size or 224,
+            epg_region=epg_region,
             cards=cards,
         )
         _write(store, score_files(files))
@@ -138,6 +148,15 @@ def evaluate(
         typer.echo(f"{as_is.id} is recorded already", err=True)
         return
     _write(store, as_is.run())
+
+
+def _refuse(where: str, options: Mapping[str, object]) -> None:
+    """Raises ConfigError where an option is given that would change nothing."""
+    from aimbench.errors import ConfigError
+
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{name} says nothing {where}; leave it out")
 
 
 def _write(store: "Store", result: "Result") -> None:

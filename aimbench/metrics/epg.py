@@ -37,7 +37,8 @@ def energy_pointing_game(attribution: Tensor, region: Tensor) -> tuple[Tensor, T
             positive energy is below ``MINIMAL_ENERGY``.
 
     Raises:
-        DataError: If a map is NaN or infinite, larger than its region, or a region leaves [0, 1].
+        DataError: If a map is NaN or infinite, its sum overflows, it is larger than its region, or a region leaves
+            [0, 1].
     """
     _check(attribution, region)
     inside = region.float()
@@ -45,6 +46,11 @@ def energy_pointing_game(attribution: Tensor, region: Tensor) -> tuple[Tensor, T
     if energy.shape != inside.shape:
         energy = F.interpolate(energy[:, None], size=inside.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
     total = energy.sum(dim=(1, 2))
+    if not bool(total.isfinite().all()):
+        place = int((~total.isfinite()).nonzero()[0])
+        raise DataError(
+            f"EPG: energy of sample {place} of the batch exceeds single precision; divide maps by their largest value"
+        )
     covered = (energy * inside).sum(dim=(1, 2))
     has_region = inside.flatten(1).any(dim=1)
     undefined = (total < MINIMAL_ENERGY) & has_region

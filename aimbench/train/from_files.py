@@ -20,10 +20,11 @@ from aimbench.record import BackboneInfo, Cost
 from aimbench.train.as_is import external_definition, external_record
 from aimbench.train.attributions import DEFAULT
 from aimbench.train.environment import environment
-from aimbench.train.evaluate import BATCH, Looked, references
+from aimbench.train.evaluate import BATCH, Looked, check_ground_truth, references
 from aimbench.train.experiment import Result
 from aimbench.train.predictions import Predictions
 from aimbench.train.scoring import evaluation_settings, prediction_table, score
+from aimbench.train.sources import GroundTruth
 from aimbench.train.subjects import external_method
 
 
@@ -40,6 +41,7 @@ class FilesRequest:
         backbone: name of the backbone, for the record.
         train_labels: labels that the model was trained with, as a regime's ``train``.
         image_size: side of the network's input that the attributions lie over, pixels.
+        epg_region: as in ``experiment.Request``.
     """
 
     name: str
@@ -50,6 +52,7 @@ class FilesRequest:
     backbone: str = "unknown"
     train_labels: str = "class"
     image_size: int = 224
+    epg_region: str = "mask"
     cards: Path | None = None
 
 
@@ -67,9 +70,10 @@ def score_files(request: FilesRequest) -> Result:
     card = dataset.card.transforms
     ratio = card.eval_resize / card.eval_crop
     transform = TransformConfig(request.image_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), ratio)
+    ground_truth = check_ground_truth(request.epg_region, frozenset())
     looked = None
     if request.attributions is not None:
-        looked = score_attributions(request.attributions, dataset, index, transform)
+        looked = score_attributions(request.attributions, dataset, index, transform, ground_truth)
     digest = hashlib.sha256(request.predictions.read_bytes())
     if looked is not None:
         digest.update(looked.scores["external"].tobytes())
@@ -78,7 +82,7 @@ def score_files(request: FilesRequest) -> Result:
         info=external_method(request.name, request.train_labels),
         backbone=BackboneInfo(name=request.backbone, weights="external", weights_hash="unknown"),
         training={"external": "predictions made elsewhere", "sha256": digest.hexdigest()},
-        evaluation=evaluation_settings(dataset, transform, None if looked else 0, DEFAULT),
+        evaluation=evaluation_settings(dataset, transform, None if looked else 0, DEFAULT, ground_truth),
     )
     cost = Cost(parameters=0, trainable_parameters=0, wall_seconds=round(time.perf_counter() - started, 2))
     where = environment(torch.device("cpu"), torch.get_num_threads())
@@ -119,7 +123,13 @@ def read_predictions(path: Path, index: SplitIndex, classes: list[str]) -> Predi
     return Predictions(index.label, prediction, probability)
 
 
-def score_attributions(folder: Path, dataset: ShardDataset, index: SplitIndex, transform: TransformConfig) -> Looked:
+def score_attributions(
+    folder: Path,
+    dataset: ShardDataset,
+    index: SplitIndex,
+    transform: TransformConfig,
+    ground_truth: GroundTruth,
+) -> Looked:
     """EPG of one map a sample, read from ``folder``.
 
     Raises:
@@ -127,7 +137,13 @@ def score_attributions(folder: Path, dataset: ShardDataset, index: SplitIndex, t
     """
     if not folder.is_dir():
         raise DataError(f"attributions {folder} is no folder; give one with a file <key>.npy for each test sample")
-    split = ImageDataset(index, transform, mask_threshold=dataset.card.ground_truth.mask_threshold, with_region=True)
+    split = ImageDataset(
+        index,
+        transform,
+        mask_threshold=dataset.card.ground_truth.mask_threshold,
+        with_region=True,
+        with_mask=ground_truth == "mask",
+    )
     source = ImageSource(split, BATCH, fields=frozenset({"mask"}))
     scores: dict[str, list[torch.Tensor]] = {}
     undefined: dict[str, list[torch.Tensor]] = {}
@@ -146,6 +162,7 @@ def score_attributions(folder: Path, dataset: ShardDataset, index: SplitIndex, t
         scores={name: torch.cat(parts).numpy() for name, parts in scores.items()},
         undefined={name: torch.cat(parts).numpy() for name, parts in undefined.items()},
         health={},
+        ground_truth=ground_truth,
     )
 
 
@@ -170,7 +187,7 @@ def _check_keys(path: Path, keys: "pd.Series[str]", index: SplitIndex) -> None:
 def _class_index(path: Path, key: str, word: str, classes: list[str]) -> int:
     if word in classes:
         return classes.index(word)
-    if word.isdigit() and int(word) < len(classes):
+    if word.isdecimal() and int(word) < len(classes):
         return int(word)
     raise DataError(
         f"predictions {path}, sample '{key}': '{word}' is no class; give a name or an index 0 to {len(classes) - 1}"
@@ -210,6 +227,8 @@ def _read_map(folder: Path, key: str, size: int) -> npt.NDArray[np.float32]:
             f"attribution {path} is {array.shape[1]}x{array.shape[0]}, the network's input {size}x{size}; give a map of"
             " at most its size, or name the size with --image-size"
         )
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        map_ = np.asarray(array, dtype=np.float32)
+    if not np.isfinite(map_).all():
         raise DataError(f"attribution {path} holds NaN or infinity; check the model's gradients")
-    return np.asarray(array, dtype=np.float32)
+    return map_

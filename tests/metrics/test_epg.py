@@ -87,6 +87,11 @@ def test_undefined_attribution_names_the_sample(bad):
         energy_pointing_game(attribution, torch.ones(3, 2, 2))
 
 
+def test_energy_beyond_single_precision_is_no_missing_ground_truth():
+    with pytest.raises(DataError, match="energy of sample 1 of the batch exceeds"):
+        energy_pointing_game(torch.tensor([1.0, 3e38]).reshape(2, 1, 1).expand(2, 2, 2), torch.ones(2, 2, 2))
+
+
 @pytest.mark.parametrize(
     ("attribution", "region", "message"),
     [

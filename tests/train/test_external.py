@@ -1,6 +1,8 @@
 """Models as they are, and predictions and attributions made elsewhere, through the command line."""
 
+import io
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from aimbench.cli import app
 from aimbench.data.dataset import ShardDataset
+from aimbench.data.decode import decode
 from aimbench.results.store import Store
 from aimbench.results.validate import check_record
 
@@ -47,7 +50,6 @@ def test_a_checkpoint_of_somebody_elses(evaluate: Any, mini_root: Path, tmp_path
     assert check_record(store, path) == []
     # Independent: the network as timm runs it, its three logits reduced to the two classes of the dataset.
     table = pd.read_parquet(path.with_suffix(".predictions.parquet"))
-    from aimbench.data.decode import decode
     from aimbench.data.transforms import Transform, TransformConfig
 
     dataset = ShardDataset.open("waterbirds@mini", mini_root)
@@ -121,6 +123,74 @@ def test_predictions_and_attributions_made_elsewhere(evaluate: Any, split: Any, 
     assert check_record(store, store.records / "waterbirds" / f"{record['id']}.json") == []
 
 
+def object_map(item: Any, size: int) -> Any:
+    """A sample's mask over the network's input, framed by Pillow: shorter side resized, centre cut out."""
+    with Image.open(io.BytesIO(item.mask)) as mask:
+        resized = round(size * 256 / 224)
+        scale = resized / min(mask.size)
+        small = mask.convert("L").resize([round(side * scale) for side in mask.size], Image.Resampling.NEAREST)
+    left, top = ((side - size) // 2 for side in small.size)
+    return np.asarray(small.crop((left, top, left + size, top + size)), dtype=float)
+
+
+def test_maps_of_the_object_score_1_unless_they_are_transposed(evaluate: Any, split: Any, tmp_path: Path) -> None:
+    file, values = predictions(split, tmp_path / "p.csv"), {}
+    for name in ("straight", "transposed"):
+        (tmp_path / name).mkdir()
+        for i, key in enumerate(split.keys):
+            map_ = object_map(split.read(i), 64)
+            np.save(tmp_path / name / f"{key}.npy", map_ if name == "straight" else map_.T)
+        for region in ("mask", "boxes"):
+            words = ["--predictions", str(file), "--attributions", str(tmp_path / name), "--epg-region", region]
+            status, record, error = evaluate(*words)
+            assert status == 0, error
+            test = record["metrics"]["test"]
+            assert test["epg_region"] == region
+            values[name, region] = test["epg"]["external"]["value"], test["epg"]["uniform"]["value"]
+    assert values["straight", "mask"][0] > 0.9  # but for pixels of the edge, which Pillow and torch round apart
+    assert values["straight", "boxes"][0] > 0.99  # a box holds the mask
+    assert values["transposed", "mask"][0] < 0.5
+    assert values["straight", "boxes"][1] > 2 * values["straight", "mask"][1]
+
+
+def test_samples_with_an_empty_mask_are_left_out_of_epg(
+    evaluate: Any, split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare, maps = split.keys[:3], tmp_path / "maps"
+
+    def emptied(item: Any, **options: Any) -> Any:
+        photograph = decode(item, **options)
+        return replace(photograph, mask=0 * photograph.mask) if item.key in bare else photograph
+
+    monkeypatch.setattr("aimbench.data.loader.decode", emptied)
+    maps.mkdir()
+    for i, key in enumerate(split.keys):  # no energy in the last two
+        np.save(maps / f"{key}.npy", np.full((2, 2), 1.0 if i < len(split) - 2 else -1.0))
+    words = ["--predictions", str(predictions(split, tmp_path / "p.csv")), "--attributions", str(maps)]
+    status, record, error = evaluate(*words)
+    assert status == 0, error
+    assert record is not None
+    epg = record["metrics"]["test"]["epg"]
+    assert (epg["external"]["n"], epg["external"]["undefined"]) == (len(split) - 3, 2)
+    assert epg["uniform"]["n"] == len(split) - 3
+    store = Store(tmp_path / "results")
+    path = store.records / "waterbirds" / f"{record['id']}.json"
+    assert check_record(store, path) == []
+    column = pd.read_parquet(path.with_suffix(".predictions.parquet"))["epg_external"]
+    assert column.isna().tolist() == [True] * 3 + [False] * (len(split) - 3)
+    assert column.tolist()[-2:] == [0.0, 0.0]
+
+
+def test_options_that_would_change_nothing_are_refused(evaluate: Any, split: Any, tmp_path: Path) -> None:
+    file = str(predictions(split, tmp_path / "p.csv"))
+    for option in ("--checkpoint", "--classes", "--epg", "--epg-samples"):
+        assert f"{option} says nothing with --predictions" in evaluate("--predictions", file, option, "7")[2]
+    for option in ("--attributions", "--backbone"):
+        assert f"{option} says nothing without --predictions" in evaluate("--timm", TINY, option, "x")[2]
+    assert "--classes says nothing with a run's checkpoint" in evaluate("--checkpoint", "x.pt", "--classes", "x")[2]
+    assert "did you mean 'boxes'" in evaluate("--predictions", file, "--epg-region", "box")[2]
+
+
 def test_names_and_logits(evaluate: Any, split: Any, tmp_path: Path) -> None:
     def change(table: Any) -> Any:
         table["logits"] = ["2.0 0.0" if p == 0 else "0.0 2.0" for p in table["prediction"]]
@@ -171,6 +241,7 @@ def edit(row: int, column: str, value: Any) -> Any:
         (lambda t: t.iloc[1:], "miss 1 of"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "repeat sample"),
         (edit(0, "key", "nobody"), "hold 'nobody', which is no sample of 'test'"),
+        (edit(0, "prediction", "²"), "'²' is no class"),
         (edit(0, "prediction", "7"), "'7' is no class; give a name or an index 0 to 1"),
         (edit(0, "logits", "1 x"), "logits are no numbers"),
         (edit(0, "logits", "1 2 3"), "3 logits; give 2 finite ones"),
@@ -194,6 +265,7 @@ def test_bad_predictions_are_one_line(evaluate: Any, split: Any, tmp_path: Path,
     [
         (None, "have no "),
         (np.full((2, 2), np.nan), "holds NaN or infinity"),
+        (np.full((2, 2), 1e39), "holds NaN or infinity"),
         (np.ones((65, 4)), "is 4x65, the network's input 64x64"),
         (np.ones((1, 2, 2)), "give (height, width) numbers"),
         (np.array([{"a": 1}], dtype=object), "cannot be read"),
