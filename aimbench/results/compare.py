@@ -73,12 +73,13 @@ class Comparison:
         first: Records of the first side.
         second: Records of the second.
         split: Split that was compared.
-        metrics: Accuracy, worst-group accuracy where there are groups, and each EPG that both have.
+        metrics: Accuracy, worst-group accuracy where there are groups, and each EPG that both have by the same region.
         test: Exact test over all samples: McNemar's for single runs, else of the shares of runs that were right.
         groups: By group, the largest difference first; empty where groups are unknown.
         samples: Samples on which the sides differ, the largest difference first, with the columns ``label``,
             ``group``, ``first`` and ``second`` (share of the runs that were right) and ``difference``.
         differing: Parts of the definition, besides the seed, in which the two sides differ.
+        epg_regions: What EPG counts as the object on either side (``mask``, ``boxes``); of two, it is not compared.
     """
 
     first: tuple[Record, ...]
@@ -89,6 +90,7 @@ class Comparison:
     groups: tuple[GroupComparison, ...]
     samples: "pd.DataFrame"
     differing: tuple[str, ...]
+    epg_regions: tuple[str, ...]
 
 
 def compare(store: Store, first: Sequence[Record], second: Sequence[Record], split: str = "test") -> Comparison:
@@ -110,15 +112,18 @@ def compare(store: Store, first: Sequence[Record], second: Sequence[Record], spl
     correct = [_stack([(t["prediction"] == t["label"]).to_numpy() for t in side]) for side in (one, other)]
     names = first[0].evaluation.get("groups") or []
     group = one[0]["group"].to_numpy() if names else None
+    regions = {record.metrics[split].epg_region for record in (first[0], second[0]) if split in record.metrics}
+    epg_regions = tuple(sorted(region for region in regions if region is not None))
     return Comparison(
         first=tuple(first),
         second=tuple(second),
         split=split,
-        metrics=(*_accuracies(correct[0], correct[1], group), *_epgs(one, other)),
+        metrics=(*_accuracies(correct[0], correct[1], group), *(_epgs(one, other) if len(epg_regions) < 2 else ())),
         test=_sign_test(correct[0], correct[1]),
         groups=() if group is None else _by_group(correct[0], correct[1], group, names),
         samples=_samples(one[0], correct[0], correct[1], names),
         differing=_differing(first[0], second[0]),
+        epg_regions=epg_regions,
     )
 
 

@@ -16,6 +16,8 @@ def comparison_lines(comparison: Comparison, *, max_groups: int = 10, max_sample
     ]
     if c.differing:
         lines.append(f"differ  in {', '.join(c.differing)}")
+    if len(c.epg_regions) > 1:
+        lines.append(f"EPG     not compared: one side counts the {' and one the '.join(c.epg_regions)} as the object")
     drawn = "samples and seeds" if len(c.first) > 1 or len(c.second) > 1 else "samples; seeds not, one run a side"
     lines += ["", f"{'percent':26}{'first':>7}{'second':>8}{'difference':>12}  [95 % interval over {drawn}]"]
     lines += [_metric_line(metric) for metric in c.metrics]

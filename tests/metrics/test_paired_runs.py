@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -58,6 +59,8 @@ def test_welch_by_hand():
     t, degrees = -3 / math.sqrt(5 / 3), 2 * 25 / 17
     assert welch_p_value([1, 2, 3], [3, 5, 7]) == pytest.approx(2 * stats.t.cdf(t, degrees))
     assert welch_p_value([1], [3, 5]) is None
+    with warnings.catch_warnings(action="error"):  # one side without variance: t = -3 / sqrt(4 / 3) of 2 degrees
+        assert welch_p_value([2, 2, 2], [3, 5, 7]) == pytest.approx(2 * stats.t.cdf(-3 / math.sqrt(4 / 3), 2))
     assert welch_p_value([1, 1], [1, 1]) == 1.0
 
 

@@ -77,6 +77,18 @@ def test_samples_are_matched_by_key_not_by_place(store, add):
     assert compare(store, [one], [store.get(record.id)]).samples.index.tolist() == ["bird3", "bird4", "bird5", "bird7"]
 
 
+def test_epg_by_masks_is_not_held_against_epg_by_boxes(store, add, make_metrics):
+    def found(seed, *regions):
+        metrics = [{"test": make_metrics().model_copy(update={"epg_region": region})} for region in regions]
+        one = add("aim", ALL_RIGHT, epg=[0.5] * 8, seed=seed, metrics=metrics[0])
+        return compare(store, [one], [add("erm", HALF, epg=[0.3] * 8, seed=seed, metrics=metrics[1])])
+
+    assert [metric.name for metric in found(0, "boxes", "boxes").metrics][-1] == "EPG gradcam"
+    apart = found(1, "mask", "boxes")
+    assert [metric.name for metric in apart.metrics] == ["accuracy", "worst-group accuracy"]
+    assert "EPG     not compared: one side counts the boxes and one the mask as the object" in comparison_lines(apart)
+
+
 def test_sets_of_seeds(store, add):
     one = [add("aim", ALL_RIGHT, seed=seed) for seed in (0, 1)]
     other = [add("erm", HALF, seed=0), add("erm", ALL_RIGHT, seed=1)]
