@@ -75,7 +75,7 @@ def reselect(
         typer.echo(f"{'selector':34}{'epoch':>6}{'accuracy':>10}{'worst group':>13}")
         for name, score in selectors_of(store, record).items():
             worst = score.test.get("worst_group_accuracy")
-            line = f"{name:34}{score.epoch + 1:6}{100 * score.test['accuracy']:10.1f}"
+            line = f"{name:34}{score.epoch:6}{100 * score.test['accuracy']:10.1f}"
             line += f"{'' if worst is None else f'{100 * worst:.1f}':>13}"
             marks = ["reads groups"] * score.uses_groups + ["reads the test set: no result"] * score.oracle
             marks += ["the record's"] * (name == record.selector)

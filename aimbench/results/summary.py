@@ -1,6 +1,6 @@
 """One record in a screenful of text."""
 
-from aimbench.record import EpgScore, Interval, Record
+from aimbench.record import EpgScore, Interval, Record, SelectorScore
 from aimbench.results.digest import CONDITION_PREFIX
 
 # A dataset whose groups are its classes has hundreds.
@@ -42,7 +42,8 @@ def summary(record: Record) -> list[str]:
         f"selector  {record.selector}  {_pairs(record.selected)}  seed {record.seed}",
     ]
     for split, metrics in record.metrics.items():
-        lines.append(f"{split} ({metrics.n} samples), percent [95 % interval]")
+        region = "" if metrics.epg_region is None else f"; EPG by {metrics.epg_region}"
+        lines.append(f"{split} ({metrics.n} samples), percent [95 % interval]{region}")
         named = {
             "accuracy": metrics.accuracy,
             "accuracy, reweighted": metrics.accuracy_reweighted,
@@ -58,17 +59,37 @@ def summary(record: Record) -> list[str]:
                 for name, group in metrics.groups.items()
             ]
         for name, epg in metrics.epg.items():
-            text = f"{_percent(epg)}  {epg.n} samples, {epg.undefined} undefined"
-            lines.append(f"  {'EPG ' + name.replace('_', ' '):22}{text}")
+            text = f"{_percent(epg)}  {epg.n} samples, {epg.undefined} undefined{_epg_by_outcome(epg)}"
+            lines.append(f"  {'EPG ' + _words(name):22}{text}")
+            if 0 < len(epg.groups) <= _MAX_GROUPS_SHOWN:
+                lines.append("    " + ", ".join(f"{group} {100 * value:.1f}" for group, value in epg.groups.items()))
     lines += [f"drop      {words}" for words in drops(record)]
     lines += [
         f"probe     {name:32}{100 * p.value:.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]  {p.n} samples"
         for name, p in record.probes.items()
     ]
+    if record.selectors:
+        lines.append("what each selector would have reported on test")
+        lines += [_selector_line(name, score) for name, score in record.selectors.items()]
     lines.append(f"cost      {cost.parameters / 1e6:.2f} M parameters, {cost.wall_seconds:.0f} s")
     dirty = " with uncommitted changes" if record.code.dirty else ""
     lines.append(f"code      aimbench {record.code.version}, revision {record.code.revision or 'unknown'}{dirty}")
     return lines
+
+
+def _epg_by_outcome(epg: EpgScore) -> str:
+    outcomes = {"right": epg.correct, "wrong": epg.incorrect}
+    return "".join(f", {100 * value:.1f} where {name}" for name, value in outcomes.items() if value is not None)
+
+
+def _selector_line(name: str, score: SelectorScore) -> str:
+    numbers = ", ".join(f"{_words(metric)} {100 * value:.1f}" for metric, value in score.test.items())
+    read = "  reads the test set: no result" if score.oracle else "  reads groups" if score.uses_groups else ""
+    return f"  {name:34}{score.phase} epoch {score.epoch}: {numbers}{read}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _pairs(mapping: dict[str, object]) -> str:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from aimbench.cli.results import app
 from aimbench.errors import ConfigError, RecordError
 from aimbench.results.store import Store
-from aimbench.results.summary import drops, headline_text
+from aimbench.results.summary import drops, headline_text, summary
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "reference"
 
@@ -109,6 +109,22 @@ def test_show_finds_a_record_by_the_beginning_of_its_id(root, make_record):
     assert aim.id in text
     assert "80.0 [75.0, 85.0]" in text
     assert json.loads(run("show", aim.id, "--json"))["id"] == aim.id
+
+
+def test_show_tells_epg_by_outcome_and_group_and_what_each_selector_would_have_reported(sound_run_with_epochs):
+    record, _ = sound_run_with_epochs
+    oracle = record.selectors["first"].model_copy(update={"oracle": True})
+    metrics = {"test": record.metrics["test"].model_copy(update={"epg_region": "boxes"})}
+    changes = {"metrics": metrics, "selectors": {**record.selectors, "oracle": oracle}}
+    lines = summary(record.model_copy(update=changes))
+    assert "test (8 samples), percent [95 % interval]; EPG by boxes" in lines
+    (place,) = [i for i, line in enumerate(lines) if "EPG gradcam" in line]
+    assert lines[place].endswith("4 samples, 0 undefined, 40.0 where right, 80.0 where wrong")
+    assert lines[place + 1] == "    landbird on land 30.0, landbird on water 70.0"
+    place = lines.index("what each selector would have reported on test")
+    assert "val_accuracy" in lines[place + 1]
+    assert "train epoch 1: accuracy 62.5, class balanced accuracy 62.5, worst group accuracy 0.0" in lines[place + 1]
+    assert lines[place + 3].endswith("reads the test set: no result")
 
 
 def test_show_names_the_nearest_for_an_unknown_id(root):

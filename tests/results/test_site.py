@@ -68,6 +68,19 @@ def test_a_methods_page_holds_its_card_what_was_published_and_our_rows(tmp_path,
     assert records[3].id in page
 
 
+def test_a_runs_page_tells_epg_by_outcome_and_group(tmp_path, sound_run_with_epochs):
+    record, files = sound_run_with_epochs
+    store = Store(tmp_path / "results")
+    store.write(record, files)
+    write_site(store.root, tmp_path / "site")
+    page = (tmp_path / "site" / "runs" / f"{record.id}.html").read_text()
+    assert "EPG gradcam (4 samples, 0 undefined, 40.0 where right, 80.0 where wrong)" in page
+    rows = [row for row in page.split("<tr>") if '<th scope="row">landbird on water</th>' in row]
+    assert [row.rstrip().endswith("<td>70.0</td></tr>") for row in rows] == [True]
+    rows = [row for row in page.split("<tr>") if '<th scope="row">waterbird on land</th>' in row]
+    assert "<td></td></tr>" in rows[0]  # no sample of this group was scored
+
+
 def test_every_link_leads_to_a_page(site):
     for page in site.rglob("*.html"):
         for address in re.findall(r'(?:href|src)="([^"]+)"', page.read_text()):
