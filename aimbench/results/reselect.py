@@ -19,7 +19,7 @@ def selectors_of(store: Store, record: Record) -> dict[str, SelectorScore]:
     """What every selector reports, computed from the saved predictions of every epoch.
 
     Raises:
-        RecordError: If the predictions are missing or changed.
+        RecordError: If the record is external, or predictions are missing or changed.
     """
     return selector_scores(_epoch_scores(record, *_tables(store, record)))
 
@@ -42,7 +42,8 @@ def reselect(store: Store, record: Record, selector: str, *, select_regime: str)
         The new record and its Parquet files by content (``predictions``, ``epochs``).
 
     Raises:
-        RecordError: If the selector is unknown or does not apply, or predictions are missing or changed.
+        RecordError: If the selector is unknown or does not apply, the record is external, or predictions are missing
+            or changed.
     """
     if selector not in SELECTORS:
         raise RecordError(f"unknown selector '{selector}': {nearest_names(selector, SELECTORS)}")
@@ -81,6 +82,11 @@ def reselect(store: Store, record: Record, selector: str, *, select_regime: str)
 
 
 def _tables(store: Store, record: Record) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    if not record.selected:
+        raise RecordError(
+            f"record {record.id} is of a model as it is or of predictions made elsewhere, which have no epochs to"
+            " choose from"
+        )
     return read_table(store, record, "predictions"), read_table(store, record, "epochs")
 
 

@@ -93,6 +93,8 @@ def look(
                 folded = fold_batch_norms(model, loaded.image[:1], loaded.mask[:1])
             with fabric.autocast():
                 seen = attribute(folded, method, loaded.image, loaded.label, loaded.mask, names=attributions)
+            for name, column in what_it_says(seen.output, batch).items():
+                said.setdefault(name, []).append(column)
             for name, map_ in seen.maps.items():
                 score, empty = energy_pointing_game(map_.float(), region)
                 scores.setdefault(name, []).append(score.cpu())
@@ -100,8 +102,6 @@ def look(
             for name, reference in references(region).items():
                 scores.setdefault(name, []).append(reference.cpu())
                 undefined.setdefault(name, []).append(torch.zeros(len(batch), dtype=torch.bool))
-            for name, column in what_it_says(seen.output, batch.label).items():
-                said.setdefault(name, []).append(column)
             health.update(seen.output.masks, region)
             task.advance(len(batch))
     return Looked(

@@ -107,7 +107,7 @@ class Inference:
         columns: dict[str, list[Tensor]] = {}
         health = MaskHealth()
         for batch, output in self._outputs(model, split):
-            for name, column in what_it_says(output, batch.label).items():
+            for name, column in what_it_says(output, batch).items():
                 columns.setdefault(name, []).append(column)
             if output.masks and split == "val":
                 region = self._data.regions(split)[batch.index]
@@ -156,12 +156,23 @@ class Inference:
             yield batch, output
 
 
-def what_it_says(output: Output, label: Tensor) -> dict[str, Tensor]:
-    """A batch's predictions as columns ``(N,)``: label, prediction, the true class's probability, further heads'."""
+def what_it_says(output: Output, batch: Batch) -> dict[str, Tensor]:
+    """A batch's predictions as columns ``(N,)``: label, prediction, the true class's probability, further heads'.
+
+    Raises:
+        ConfigError: a logit is NaN or infinite: its largest would pass for a prediction.
+    """
     scores = output.logits.detach().float().softmax(dim=1).cpu()
+    if not bool(scores.isfinite().all()):
+        key = batch.keys[int(scores.isnan().any(dim=1).nonzero()[0])]
+        raise ConfigError(
+            f"the model's logits of sample '{key}' are NaN or infinite: its weights are damaged, or its training"
+            " diverged; lower --lr or take another checkpoint"
+        )
     heads = {name: logits.detach() for name, logits in output.stage_logits.items()}
     if heads:
         heads["mean"] = torch.stack(list(heads.values())).mean(dim=0)
+    label = batch.label.cpu()
     return {
         "label": label,
         "prediction": scores.argmax(dim=1),

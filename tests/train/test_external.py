@@ -71,7 +71,7 @@ class RunsCode:
         return print, ("code ran",)
 
 
-def test_bad_checkpoints_are_one_line(evaluate: Any, tmp_path: Path) -> None:
+def test_bad_checkpoints_are_one_line(evaluate: Any, mini_root: Path, tmp_path: Path) -> None:
     file, classes = tmp_path / "net.pt", tmp_path / "classes.txt"
     words = ["--timm", TINY, "--checkpoint", str(file)]
     assert "does not exist" in evaluate(*words)[2]
@@ -89,6 +89,16 @@ def test_bad_checkpoints_are_one_line(evaluate: Any, tmp_path: Path) -> None:
         "class 'waterbird' of the dataset is none of the model's 3 classes"
         in evaluate(*words, "--classes", str(classes))[2]
     )
+    classes.write_text("landbird\nwaterbird\n")
+    state = timm.create_model(TINY, num_classes=2).state_dict()
+    state["head.fc.bias"][1] = float("nan")
+    torch.save(state, file)
+    dataset = ShardDataset.open("waterbirds@mini", mini_root)
+    keys = [key for name in dataset.splits for key in dataset.split(name).keys]
+    for more in ([], ["--epg-samples", "0"]):  # with EPG, and by the pass that predicts alone
+        status, _, error = evaluate(*words, "--classes", str(classes), *more)
+        assert (status, "are NaN or infinite: its weights are damaged" in error) == (2, True)
+        assert any(f"logits of sample '{key}'" in error for key in keys)
     torch.save(timm.create_model(TINY, num_classes=0).state_dict(), file)
     assert "hold no classifier" in evaluate(*words)[2]
     torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), file)
@@ -224,6 +234,8 @@ def test_two_of_them_are_compared_and_their_differences_drawn(
     assert "and 1 more" in done.output
     with Image.open(picture) as drawn:
         assert drawn.width > 100
+    done = CliRunner().invoke(app, ["results", "reselect", ids[0], *roots[:2]])
+    assert "which have no epochs to choose from" in str(done.exception)
 
 
 def edit(row: int, column: str, value: Any) -> Any:
