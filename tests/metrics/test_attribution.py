@@ -85,9 +85,11 @@ def test_gradcam_plus_plus_by_the_papers_formula(model, batch):
         torch.testing.assert_close(maps["gradcam_plus_plus"][i], expected.relu().float(), atol=1e-6, rtol=1e-4)
 
 
-def test_one_forward_pass_a_batch(model, batch):
+def test_one_forward_and_one_backward_pass_a_batch(model, batch):
+    backward = []
+    model.fine.register_full_backward_hook(lambda *_: backward.append(1))
     single_pass_attributions(model, *batch)
-    assert model.passes == 1
+    assert (model.passes, len(backward)) == (1, 1)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])

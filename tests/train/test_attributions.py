@@ -51,14 +51,16 @@ class ThroughMap(nn.Module):
         return self.model.predict([*others, last]).logits
 
 
-@pytest.mark.parametrize(("backbone", "size"), [("test_efficientnet.r160_in1k", 96), ("test_vit.r160_in1k", 160)])
+@pytest.mark.parametrize(
+    ("backbone", "size"), [("test_efficientnet.r160_in1k", (96, 160)), ("test_vit.r160_in1k", (160, 160))]
+)
 def test_a_batch_agrees_with_captum_image_by_image(backbone, size):
     model = classifier(backbone)
-    image, label = torch.randn(2, 3, size, size), torch.tensor([0, 2])
+    image, label = torch.randn(2, 3, *size), torch.tensor([0, 2])
     maps = attribute(model, Method(MethodConfig()), image, label, names=EVERY).maps
     theirs = ThroughMap(model)
     generator = torch.Generator().manual_seed(0)
-    noise = [torch.randn(3, size, size, generator=generator) for _ in range(16)]
+    noise = [torch.randn(3, *size, generator=generator) for _ in range(16)]
     for i in range(2):
         one, target = image[i : i + 1], int(label[i])
         noisy = [one + 0.15 * (one.max() - one.min()) * n for n in noise]
@@ -88,6 +90,24 @@ def test_the_captured_attention_is_what_the_network_uses():
     assert len(attentions) == len(pyramid.network.blocks)
     for one, other in zip(before, pyramid(image), strict=True):  # hooks and kernels are as before
         torch.testing.assert_close(one, other)
+
+
+def test_a_rollout_lies_over_the_image_as_its_patches_do():
+    model = classifier("test_vit.r160_in1k")
+    image, label = torch.randn(1, 3, 160, 160), torch.tensor([1])
+    (found,) = attribute(model, Method(MethodConfig()), image, label, names=["attention_rollout"]).maps[
+        "attention_rollout"
+    ]
+    # Patch by patch, as Abnar and Zuidema write it: products of the blocks' mean attention plus identity, halved.
+    attentions = [heads[0].mean(dim=0).double() for heads in model.pyramid.attention(image)]
+    tokens = len(attentions[0])
+    share = torch.eye(tokens, dtype=torch.float64)[0]  # the class token, followed from the last block to the first
+    for attention in reversed(attentions):
+        share = (share @ attention + share) / 2
+    assert tokens == 1 + 10 * 10
+    for row in range(10):
+        for column in range(10):
+            assert found[row, column].item() == pytest.approx(share[1 + 10 * row + column].item(), rel=1e-4)
 
 
 def test_a_cnn_has_no_rollout():

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import nn
 
 from aimbench.data.dataset import ShardDataset
+from aimbench.data.decode import decode
+from aimbench.data.transforms import Transform, TransformConfig
 from aimbench.errors import ConfigError
 from aimbench.models.classifier import Classifier, Head, Output
 from aimbench.models.torchvision_networks import TorchvisionHead, TorchvisionNetwork
@@ -112,6 +114,32 @@ def test_epg_by_boxes_and_predictions_out_of_the_same_pass(evaluate: Any, mini_r
     assert "did you mean 'boxes'" in evaluate(*words, "--epg-region", "box")[2]
 
 
+def test_epg_of_a_split_is_that_of_captums_gradcam_image_by_image(
+    evaluate: Any, mini_root: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(SMALL, num_classes=2).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    words = ["--torchvision", SMALL, "--checkpoint", str(tmp_path / "theirs.pt"), "--epg-samples", "6"]
+    status, record, error = evaluate(*words, "--classes", str(tmp_path / "classes.txt"), "--epg", "gradcam")
+    assert status == 0, error
+    path = tmp_path / "results" / "records" / "waterbirds" / f"{record['id']}.predictions.parquet"
+    rows = pd.read_parquet(path).query("split == 'test'").reset_index()
+    index = ShardDataset.open("waterbirds@mini", mini_root).split("test")
+    transform = Transform(TransformConfig(64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 256 / 224))
+    gradcam, values = LayerGradCam(theirs, theirs.conv5), []
+    for i in np.flatnonzero(rows["epg_gradcam"].notna()):
+        image, region = transform(decode(index.read(int(i)), mask_threshold=0.5), with_region=True)
+        map_ = gradcam.attribute(image[None], target=int(index.label[i]), relu_attributions=True)[0, 0].detach()
+        large = np.asarray(Image.fromarray(map_.numpy()).resize((64, 64), Image.Resampling.BILINEAR))  # 2 x 2 before
+        values.append((large * region[0].numpy()).sum() / max(large.sum(), 1e-7))
+        assert rows["epg_gradcam"][i] == pytest.approx(values[-1], abs=2e-3)
+    assert len(values) == 6
+    assert np.ptp(values) > 0.02
+    assert record["metrics"]["test"]["epg"]["gradcam"]["value"] == pytest.approx(np.mean(values), abs=2e-3)
+
+
 def box_share(item: Any, size: int) -> float:
     """Share of the centre crop of ``size`` pixels that an item's only box covers, pixel edges not rounded."""
     with Image.open(io.BytesIO(item.image)) as image:
@@ -149,9 +177,6 @@ def test_outputs_are_chosen_by_position() -> None:
 def test_a_torchvision_classifier_with_weights_of_ones_own(
     evaluate: Any, mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aimbench.data.decode import decode
-    from aimbench.data.transforms import Transform, TransformConfig
-
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(SMALL, num_classes=3).eval()
     torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
