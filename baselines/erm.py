@@ -33,7 +33,7 @@ class ERM(Method):
     """Ordinary training: the network's own pooled embedding, a linear layer, cross-entropy."""
 
     Config = ERMConfig
-    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}  # chosen by plans/evidence_waterbirds.yaml
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}  # chosen by plans/baselines.yaml
     splits_batches = True
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:

@@ -12,7 +12,7 @@ class MaskingConfig(MethodConfig):
 
     stop_stage: int = Field(3, ge=0, le=3)
     """Finest stage that has a mask: 3 keeps the last, 2 the last two, ..."""
-    active_area: float = Field(0.35, gt=0, le=1)
+    active_area: float = Field(0.25, gt=0, le=1)
     """Target share of active mask positions (the paper: 0.25 or 0.35)."""
     area_weight: float = Field(6.0, ge=0)
     """Lambda: weight of the active-area term. 0 leaves the masks without any target."""
@@ -20,8 +20,11 @@ class MaskingConfig(MethodConfig):
     """Whether the share is compared with its target as the batch's mean or image by image."""
     anneal: bool = True
     """The target falls linearly from 1 to ``active_area``, epoch by epoch; else it holds from the start."""
-    anneal_fraction: float = Field(0.5, gt=0, le=1)
+    anneal_fraction: float = Field(0.25, gt=0, le=1)
     """Share of the training after which the target is reached."""
+    noise_until: float = Field(0.25, ge=0, le=1)
+    """Share of the training during which masks are sampled; from then on they are decided as in evaluation, still
+    with the relaxation's gradient. 1 samples to the end: the classifiers then learn on masks that they never meet."""
     masks: Literal["learned", "open"] = "learned"
     """``open`` keeps every position: the same network without masking, as a control."""
     initial_logit: float = 3.0
@@ -54,7 +57,7 @@ class AIMConfig(MaskingConfig):
     """Channels inside the mask estimator."""
     standardize: bool | None = None
     """Standardise backbone features channel by channel on entry. None: yes if the backbone is frozen."""
-    mask_lr_factor: float = Field(1.0, gt=0)
+    mask_lr_factor: float = Field(3.0, gt=0)
     """Learning rate of the mask estimators relative to the head's."""
 
     @model_validator(mode="after")

@@ -6,8 +6,8 @@ from torch import Tensor
 from aimbench.train.api import uniform_like
 
 
-def binary_gumbel(logits: Tensor, temperature: float, *, sample: bool) -> Tensor:
-    """Opens or closes each position.
+def binary_gumbel(logits: Tensor, temperature: float, *, noise: bool = True) -> Tensor:
+    """Opens or closes each position, with the gradient of ``sigmoid((logits + noise) / temperature)``.
 
     The difference of two Gumbel variables is logistic, so one logistic noise
     term is enough for two classes.
@@ -15,16 +15,19 @@ def binary_gumbel(logits: Tensor, temperature: float, *, sample: bool) -> Tensor
     Args:
         logits: any shape; positive means open.
         temperature: of the relaxation, above 0.
-        sample: draw with noise (training); else open exactly where ``logits > 0``.
+        noise: draw; without it a position is open exactly where its logit is positive.
 
     Returns:
-        0 or 1, shaped like ``logits``. When sampling, the gradient is that of
-        ``sigmoid((logits + noise) / temperature)``.
+        0 or 1, shaped like ``logits``.
     """
-    if not sample:
-        return (logits > 0).to(logits.dtype)
-    uniform = uniform_like(logits).clamp_(1e-6, 1 - 1e-6)
-    noise = torch.log(uniform) - torch.log1p(-uniform)
-    soft = torch.sigmoid((logits + noise) / temperature)
-    hard = (soft > 0.5).to(soft.dtype)
+    if noise:
+        uniform = uniform_like(logits).clamp_(1e-6, 1 - 1e-6)
+        logits = logits + torch.log(uniform) - torch.log1p(-uniform)
+    soft = torch.sigmoid(logits / temperature)
+    hard = (logits > 0).to(soft.dtype)
     return hard + (soft - soft.detach())  # the bracket is exactly zero, so values are exactly 0 and 1
+
+
+def decided(logits: Tensor) -> Tensor:
+    """The mask of evaluation: 1 exactly where a logit is positive, else 0, without a gradient."""
+    return (logits > 0).to(logits.dtype)

@@ -24,6 +24,11 @@ def temperature(config: MaskingConfig, progress: Progress) -> float:
     return config.temperature + (config.final_temperature - config.temperature) * done
 
 
+def is_noisy(config: MaskingConfig, progress: Progress) -> bool:
+    """Whether masks are sampled in this epoch."""
+    return progress.epoch < config.noise_until * progress.epochs
+
+
 def area_loss(masks: dict[str, Tensor], target: float, over: str) -> Tensor:
     """Sum over stages of (share of active positions - target) squared.
 

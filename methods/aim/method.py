@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aimbench.methods.aim.config import AIMConfig
-from aimbench.methods.aim.loss import aim_loss, temperature
+from aimbench.methods.aim.loss import aim_loss, is_noisy, temperature
 from aimbench.methods.aim.model import AIMHead
 from aimbench.methods.aim.presets import PRESETS
 from aimbench.train.api import (
@@ -37,6 +37,7 @@ class AIM(Method):
     """Self-supervised top-down feature masking: the network chooses where to look before it classifies."""
 
     Config = AIMConfig
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}  # chosen by plans/baselines.yaml, as all below
     splits_batches = True
     presets = PRESETS
 
@@ -46,21 +47,30 @@ class AIM(Method):
         return AIMHead(pyramid, num_classes, self.config, standardize=standardize)
 
     def phases(self, run: Run) -> Iterator[Phase]:
-        """One phase; while the target area still falls, the model is not yet AIM's and is no candidate."""
-        annealed = self.config.masks == "learned" and self.config.anneal
-        epochs = math.ceil(self.config.anneal_fraction * run.config.epochs) if annealed else 0
-        yield Phase(candidates_from=epochs)
+        """One phase. While the target area falls or masks are drawn, the model is not yet AIM's and is no candidate."""
+        yield Phase(candidates_from=math.ceil(self._settled_from() * run.config.epochs))
 
     def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
         """Cross-entropies of all classifiers plus the active-area term."""
         head: AIMHead = model.head  # type: ignore[assignment]
         head.temperature = temperature(self.config, progress)
+        head.noise = is_noisy(self.config, progress)
         return aim_loss(model(batch), batch.label, self.config, progress)
 
     def learning_rates(self) -> dict[str, float]:
         """The mask estimators may learn at a rate of their own."""
         stages = range(self.config.stop_stage, 4)
         return {f"topdown.stage{index}.mask": self.config.mask_lr_factor for index in stages}
+
+    def _settled_from(self) -> float:
+        """Share of the training after which neither the target nor the way masks are decided changes."""
+        if self.config.masks == "open":
+            return 0.0
+        annealed = self.config.anneal_fraction if self.config.anneal else 0.0
+        sampled = (
+            self.config.noise_until if self.config.noise_until < 1 else 0.0
+        )  # sampled to the end: it never changes
+        return max(annealed, sampled)
 
     def explain(self, output: Output) -> Tensor | None:
         """Where the prediction's features came from: the mean of all stages' masks at the finest resolution."""
@@ -88,6 +98,7 @@ class TopDown(AIM):
     """AIM's top-down path with every mask open: what the extra layers bring without masking."""
 
     Config = TopDownConfig
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-3}
     splits_batches = True
 
 
@@ -98,8 +109,13 @@ class AIMPlusConfig(AIMConfig):
     """Weight in every mask logit of the backbone's own feature energy; 0 is AIM."""
     features: Literal["topdown", "backbone"] = "backbone"
     """The classifier reads the backbone's map under the mask; ``topdown`` is AIM."""
-    active_area: float = Field(0.25, gt=0, le=1)
-    """Target share of active mask positions."""
+    anneal_fraction: float = Field(0.5, gt=0, le=1)
+    """Share of the training after which the target is reached."""
+    noise_until: float = Field(1.0, ge=0, le=1)
+    """Share of the training during which masks are sampled. With the energy in them logits are large, so that
+    sampled and decided masks hardly differ."""
+    mask_lr_factor: float = Field(1.0, gt=0)
+    """Learning rate of the mask estimators relative to the head's."""
 
 
 @register_method(
@@ -111,5 +127,5 @@ class AIMPlus(AIM):
     """AIM whose masks start where the pretrained network responds most, read by ERM's own classifier."""
 
     Config = AIMPlusConfig
-    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}  # chosen by plans/evidence_waterbirds.yaml
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}
     splits_batches = True

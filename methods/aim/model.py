@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from aimbench.methods.aim.branches import BackboneBranch, TopDownBranch, energy
 from aimbench.methods.aim.config import AIMConfig
-from aimbench.methods.aim.gumbel import binary_gumbel
+from aimbench.methods.aim.gumbel import binary_gumbel, decided
 from aimbench.train.api import STAGES, FeaturePyramid, Head, Output, Standardize
 
 
@@ -100,6 +100,7 @@ class AIMHead(Head):
         self.config = config
         self.stages = tuple(range(config.stop_stage, STAGES))
         self.temperature = config.temperature
+        self.noise = True
         self._standardize_pooled = config.features == "backbone" and standardize
         self._order = {f"stage{index}": index for index in reversed(self.stages)}  # coarse to fine
         self.topdown = nn.ModuleDict()
@@ -168,7 +169,7 @@ class AIMHead(Head):
         return nn.Sequential(Standardize(channels), linear) if self._standardize_pooled else linear
 
     def _binary(self, logits: Tensor) -> Tensor:
-        return binary_gumbel(logits, self.temperature, sample=self.training)
+        return binary_gumbel(logits, self.temperature, noise=self.noise) if self.training else decided(logits)
 
     def _fuses_means(self, features: list[Tensor]) -> bool:
         """Whether means are enough: no mask estimator reads a map, and upsampling keeps means."""

@@ -24,6 +24,8 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "cold": {"temperature": 0.5},
     "hot": {"temperature": 2.0},
     "cooling": {"temperature": 2.0, "final_temperature": 0.5},
+    "noisy": {"noise_until": 1.0},
+    "slow": {"anneal_fraction": 0.5},
     "free": {"area_weight": 0.0},
     "open": {"masks": "open"},
     "guided": {"guided": True},

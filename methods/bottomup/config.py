@@ -10,8 +10,6 @@ class BottomUpConfig(MaskingConfig):
 
     stop_stage: int = Field(1, ge=0, le=3)
     """Finest stage that has a mask unit: 1 masks S1, S2 and S3, ..."""
-    active_area: float = Field(0.25, gt=0, le=1)
-    """Target share of active mask positions."""
     mask_width: int = Field(64, ge=1)
     """Channels inside a mask unit."""
     standardize: bool | None = None

@@ -1,5 +1,8 @@
 """Bottom-up masking as the harness sees it."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from aimbench.methods.aim.method import AIM
 from aimbench.methods.bottomup.config import BottomUpConfig
 from aimbench.methods.bottomup.model import BottomUpHead
@@ -23,6 +26,7 @@ class BottomUp(AIM):
     """Mask units inside the backbone: masked features go forward into the next stage. AIM's objective and schedule."""
 
     Config = BottomUpConfig
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-3}
     splits_batches = True
     presets = PRESETS
 

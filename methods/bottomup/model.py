@@ -10,7 +10,7 @@ For stages l = ``stop_stage`` up to 3, with N_l the backbone's own stage::
 import torch
 from torch import Tensor, nn
 
-from aimbench.methods.aim.gumbel import binary_gumbel
+from aimbench.methods.aim.gumbel import binary_gumbel, decided
 from aimbench.methods.aim.model import MaskEstimator
 from aimbench.methods.bottomup.config import BottomUpConfig
 from aimbench.train.api import STAGES, FeaturePyramid, Head, Output, Standardize
@@ -44,6 +44,7 @@ class BottomUpHead(Head):
         self.first = config.stop_stage
         self.stages = (self.first,)
         self.temperature = config.temperature
+        self.noise = True
         # Bound methods, so that the pyramid is not registered twice.
         self._advance, self._embed = pyramid.advance, pyramid.embed
         pyramid.check_stagewise()
@@ -65,7 +66,7 @@ class BottomUpHead(Head):
             name = f"stage{index}"
             if name in self.units:
                 logits = self.units[name](feature)
-                masks[name] = binary_gumbel(logits, self.temperature, sample=self.training)
+                masks[name] = self._binary(logits)
                 probabilities[name] = torch.sigmoid(logits)
                 feature = feature * masks[name]
         embedding = self._embed([feature] * STAGES)
@@ -79,3 +80,6 @@ class BottomUpHead(Head):
             embedding=embedding,
             last_map=feature,
         )
+
+    def _binary(self, logits: Tensor) -> Tensor:
+        return binary_gumbel(logits, self.temperature, noise=self.noise) if self.training else decided(logits)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from aimbench.errors import ConfigError
 from aimbench.methods.aim.branches import energy
 from aimbench.methods.aim.config import AIMConfig
-from aimbench.methods.aim.gumbel import binary_gumbel
-from aimbench.methods.aim.loss import aim_loss, area_loss, target_area, temperature
+from aimbench.methods.aim.gumbel import binary_gumbel, decided
+from aimbench.methods.aim.loss import aim_loss, area_loss, is_noisy, target_area, temperature
 from aimbench.methods.aim.method import AIM, TopDownConfig
 from aimbench.methods.aim.model import AIMHead, TopDownStage
 from aimbench.methods.aim.presets import PRESETS
@@ -50,30 +50,34 @@ def half_open(head: AIMHead, features: list[Tensor]) -> AIMHead:
 
 def test_decision_without_noise_opens_positive_logits() -> None:
     logits = torch.tensor([-2.0, -1e-3, 0.0, 1e-3, 2.0])
-    assert binary_gumbel(logits, 1.0, sample=False).tolist() == [0, 0, 0, 1, 1]
+    assert decided(logits).tolist() == [0, 0, 0, 1, 1]
+    assert binary_gumbel(logits, 1.0, noise=False).tolist() == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("logit", [-2.0, 0.0, 1.0])
 def test_sampled_decision_is_open_with_the_sigmoids_probability(logit: float, temperature: float) -> None:
     torch.manual_seed(0)
-    draws = binary_gumbel(torch.full((100_000,), logit), temperature, sample=True)
+    draws = binary_gumbel(torch.full((100_000,), logit), temperature)
     probability = 1 / (1 + math.exp(-logit))
     assert draws.mean().item() == pytest.approx(probability, abs=5 * math.sqrt(probability * (1 - probability) / 1e5))
 
 
 def test_sampled_decision_is_exactly_zero_or_one() -> None:
     torch.manual_seed(0)
-    assert binary_gumbel(torch.zeros(10_000), 1.0, sample=True).unique().tolist() == [0, 1]
+    assert binary_gumbel(torch.zeros(10_000), 1.0).unique().tolist() == [0, 1]
 
 
 def test_gradient_of_a_sampled_decision_is_the_soft_ones() -> None:
     logits = torch.linspace(-3, 3, 50, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(3)
-    (gradient,) = torch.autograd.grad(binary_gumbel(logits, 0.7, sample=True).sum(), logits)
+    (gradient,) = torch.autograd.grad(binary_gumbel(logits, 0.7).sum(), logits)
     torch.manual_seed(3)
     uniform = torch.rand_like(logits)
     soft = torch.sigmoid((logits + uniform.log() - (1 - uniform).log()) / 0.7)
+    torch.testing.assert_close(gradient, soft * (1 - soft) / 0.7)
+    (gradient,) = torch.autograd.grad(binary_gumbel(logits, 0.7, noise=False).sum(), logits)
+    soft = torch.sigmoid(logits / 0.7)
     torch.testing.assert_close(gradient, soft * (1 - soft) / 0.7)
 
 
@@ -131,9 +135,14 @@ def test_epochs_with_a_falling_target_are_no_candidates() -> None:
         return phase.candidates_from
 
     assert first_candidate(anneal_fraction=0.5) == 4  # epochs 0..3 aim at more than the active area
-    assert target_area(AIMConfig(anneal_fraction=0.5), epoch(3, 7)) > 0.35
-    assert target_area(AIMConfig(anneal_fraction=0.5), epoch(4, 7)) == pytest.approx(0.35)
-    assert first_candidate(anneal=False) == 0
+    assert first_candidate(anneal_fraction=0.25) == 2
+    assert first_candidate(anneal_fraction=0.25, noise_until=0.5) == 4  # epochs 0..3 draw their masks
+    assert [is_noisy(AIMConfig(noise_until=0.5), epoch(number, 7)) for number in (3, 4)] == [True, False]
+    assert target_area(AIMConfig(anneal_fraction=0.5), epoch(3, 7)) > 0.25
+    assert target_area(AIMConfig(anneal_fraction=0.5), epoch(4, 7)) == pytest.approx(0.25)
+    assert first_candidate(anneal=False, noise_until=0.5) == 4
+    assert first_candidate(anneal=False, noise_until=1.0) == 0  # drawn to the end: no epoch differs from another
+    assert first_candidate(masks="open") == 0
 
 
 # The network
