@@ -67,9 +67,8 @@ class AIM(Method):
         if self.config.masks == "open":
             return 0.0
         annealed = self.config.anneal_fraction if self.config.anneal else 0.0
-        sampled = (
-            self.config.noise_until if self.config.noise_until < 1 else 0.0
-        )  # sampled to the end: it never changes
+        # Masks that are sampled to the end are sampled in every epoch alike.
+        sampled = self.config.noise_until if self.config.noise_until < 1 else 0.0
         return max(annealed, sampled)
 
     def explain(self, output: Output) -> Tensor | None:
