@@ -1,5 +1,6 @@
 """The gradient steps of one epoch, in one process or in several that share each batch."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,14 +133,15 @@ class _Seen:
             ConfigError: a loss is not finite.
         """
         before = self._images
-        for values, size in self._waiting:
-            if not torch.isfinite(values["loss"]):
+        for tensors, size in self._waiting:
+            values = {name: float(tensor) for name, tensor in tensors.items()}
+            if not math.isfinite(values["loss"]):
                 raise ConfigError(
-                    f"the loss of method '{self._method}' became {values['loss'].item()} in epoch {self._epoch + 1};"
+                    f"the loss of method '{self._method}' became {values['loss']} in epoch {self._epoch + 1};"
                     " lower --lr or --set the method's weights"
                 )
             for name, value in values.items():
-                self._sums[name] = self._sums.get(name, 0.0) + float(value) * size
+                self._sums[name] = self._sums.get(name, 0.0) + value * size
             self._images += size
         self._waiting.clear()
         self._task.advance(self._images - before, self.means())
