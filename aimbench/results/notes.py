@@ -30,6 +30,11 @@ def notes(runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, mar
         lines.append(
             "Rows differ in the labels they used (Regime): compare only rows of the same regime, which stand together."
         )
+    if any(run.regime.get("train") == "masks" for run in runs):
+        lines.append(
+            "train=masks: ground-truth masks or boxes are read in training; they stand in for the attention maps of "
+            "another network where a method's source takes those."
+        )
     lines.append(
         "Cost: parameters that were trained, multiply-accumulates (1e9) of one image's forward pass, and the median "
         "wall time of a run with its evaluation, on the machine and under the load that it had."

@@ -133,7 +133,8 @@ def score_attributions(
     """EPG of one map a sample, read from ``folder``.
 
     Raises:
-        DataError: the folder misses a sample, or a map is no (h, w) array, not finite, or larger than the image.
+        DataError: the folder misses a sample, a map is no (h, w) array, not finite, or larger than the image, or no
+            sample has ground truth.
     """
     if not folder.is_dir():
         raise DataError(f"attributions {folder} is no folder; give one with a file <key>.npy for each test sample")
@@ -147,8 +148,10 @@ def score_attributions(
     source = ImageSource(split, BATCH, fields=frozenset({"mask"}))
     scores: dict[str, list[torch.Tensor]] = {}
     undefined: dict[str, list[torch.Tensor]] = {}
+    nothing = True
     for batch in source.epoch(np.arange(len(index)), seed=0):
         region = batch.mask[:, 0]
+        nothing = nothing and not bool(region.any())
         for key, truth in zip(batch.keys, region, strict=True):
             map_ = torch.from_numpy(_read_map(folder, key, transform.image_size))
             value, empty = energy_pointing_game(map_[None], truth[None])
@@ -157,6 +160,11 @@ def score_attributions(
         for name, reference in references(region).items():
             scores.setdefault(name, []).append(reference)
             undefined.setdefault(name, []).append(torch.zeros(len(batch), dtype=torch.bool))
+    if nothing:
+        raise DataError(
+            f"attributions {folder}: no test sample of {dataset.name} has {ground_truth} to score them by;"
+            " leave --attributions out"
+        )
     return Looked(
         index=np.arange(len(index)),
         scores={name: torch.cat(parts).numpy() for name, parts in scores.items()},

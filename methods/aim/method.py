@@ -126,5 +126,5 @@ class AIMPlus(AIM):
     """AIM whose masks start where the pretrained network responds most, read by ERM's own classifier."""
 
     Config = AIMPlusConfig
-    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-3}
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-3}
     splits_batches = True

@@ -112,6 +112,9 @@ def test_regimes_are_shown_and_a_difference_is_noted(make_record):
     assert any("compare only rows of the same regime" in note for note in table.notes)
     (alone,) = make_tables([dro])
     assert not any("same regime" in note for note in alone.notes)
+    assert not any("train=masks" in note for note in table.notes)
+    (guided,) = make_tables([make_record(regime={"train": "masks", "select": "class"})])
+    assert any("ground-truth masks or boxes are read in training" in note for note in guided.notes)
 
 
 def test_worst_groups_are_named_most_frequent_first(make_record, make_metrics):

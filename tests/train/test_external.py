@@ -191,6 +191,22 @@ def test_samples_with_an_empty_mask_are_left_out_of_epg(
     assert column.tolist()[-2:] == [0.0, 0.0]
 
 
+def test_attributions_without_any_ground_truth_are_refused(
+    evaluate: Any, split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def emptied(item: Any, **options: Any) -> Any:
+        photograph = decode(item, **options)
+        return replace(photograph, mask=0 * photograph.mask)
+
+    monkeypatch.setattr("aimbench.data.loader.decode", emptied)
+    for key in split.keys:
+        np.save(tmp_path / f"{key}.npy", np.ones((2, 2)))
+    words = ["--predictions", str(predictions(split, tmp_path / "p.csv")), "--attributions", str(tmp_path)]
+    status, record, error = evaluate(*words)
+    assert (status, record) == (2, None)
+    assert "no test sample of waterbirds has mask to score them by; leave --attributions out" in error
+
+
 def test_options_that_would_change_nothing_are_refused(evaluate: Any, split: Any, tmp_path: Path) -> None:
     file = str(predictions(split, tmp_path / "p.csv"))
     for option in ("--checkpoint", "--classes", "--epg", "--epg-samples"):
