@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,24 @@ def test_by_itself_with_one_live_view(mini_root: Path, tmp_path: Path) -> None:
     process = start(tmp_path, mini_root, [], "--devices", "2", "--log", "tensorboard")
     assert record_of(tmp_path, [process]) == (2, 1)
     assert len(list((tmp_path / "runs").rglob("events.out*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_command_with_a_word(mini_root: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, mini_root, [], "--devices", "2", "--epochs", "10000")
+    deadline = time.monotonic() + 600
+    while not list((tmp_path / "runs").rglob("last.pt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    try:
+        (child,) = subprocess.run(["pgrep", "-P", str(process.pid)], stdout=subprocess.PIPE, check=True).stdout.split()
+        os.kill(int(child), signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 2, errors
+    assert "another of the 2 processes of this run has ended early" in errors
+    assert "the same command goes on from it" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.slow
