@@ -123,18 +123,19 @@ def table() -> str:
         "| script | what | ratio | goal | medians | |",
         "|---|---|---|---|---|---|",
     ]
+    machines = list({json.dumps(result["machine"], sort_keys=True): result["machine"] for result in results}.values())
     for result in results:
+        where = f"machine {machines.index(result['machine']) + 1}"
         above = None  # rows of one measurement share their medians
         for line in result["rows"]:
             unit = line.get("unit", "s")
             medians = ", ".join(f"{side} {value:.3g} {unit}" for side, value in line["medians"].items())
             above, medians = medians, "as above" if medians == above else medians
             goal = "" if line["goal"] is None else f"{line['goal']:g}"
-            note = "" if result["quiet"] else f"busy (load {result['load_before'][0]:g})"
+            note = where if result["quiet"] else f"{where}, busy (load {result['load_before'][0]:g})"
             lines.append(f"| {result['name']} | {line['what']} | {line['ratio']:.2f} | {goal} | {medians} | {note} |")
-    machines = {json.dumps(result["machine"], sort_keys=True): result["machine"] for result in results}
-    for m in machines.values():
-        lines += ["", f"Machine: {m['cores']} cores of {m['cpu']}, {m['memory_gb']} GB, torch {m['torch']}."]
+    for number, m in enumerate(machines, 1):
+        lines += ["", f"Machine {number}: {m['cores']} cores of {m['cpu']}, {m['memory_gb']} GB, torch {m['torch']}."]
     return "\n".join(lines) + "\n\n" + (FOLDER / "notes.md").read_text()
 
 
