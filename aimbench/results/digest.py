@@ -82,10 +82,15 @@ class Digest:
     created: str
 
     @property
+    def epg_region(self) -> str:
+        """What EPG counts as the object: ``mask`` (boxes where a sample has none) or always ``boxes``."""
+        return str(self.settings["evaluation"].get("epg_region", "mask"))
+
+    @property
     def table_key(self) -> tuple[str, ...]:
         """Equal for runs that may be compared."""
         dataset = (self.dataset, self.variant, self.kind, self.fingerprint)
-        return (*dataset, self.backbone, self.weights_hash, self.selector)
+        return (*dataset, self.backbone, self.weights_hash, self.selector, self.epg_region)
 
 
 def digest(record: Record) -> Digest:

@@ -58,6 +58,7 @@ def title(table: Table) -> str:
     return (
         f"{table.dataset}@{table.variant} ({table.kind}, fingerprint {table.fingerprint[:12]}), "
         f"{table.backbone} (weights {table.weights}, {table.weights_hash[:12]}), selector {table.selector}"
+        + (", EPG by boxes" if table.epg_region == "boxes" else "")
     )
 
 
@@ -209,6 +210,7 @@ def _shared(table: Table) -> dict[str, str]:
         "weights": table.weights,
         "weights_hash": table.weights_hash,
         "selector": table.selector,
+        "epg_region": table.epg_region,
     }
 
 

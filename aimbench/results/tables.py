@@ -112,12 +112,15 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = field(default=())
+    epg_region: str = "mask"
 
     @property
     def id(self) -> str:
         """``table-<12 hex digits>``: a hash of what its runs share, so it stays when runs are added."""
         shared = [self.dataset, self.variant, self.kind, self.fingerprint, self.backbone]
-        text = json.dumps([*shared, self.weights_hash, self.selector])
+        # Tables of the usual region keep the id that they had before there was another.
+        region = [] if self.epg_region == "mask" else [self.epg_region]
+        text = json.dumps([*shared, self.weights_hash, self.selector, *region])
         return f"table-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -203,6 +206,7 @@ def _make_table(runs: list[Digest]) -> Table:
             single_runs=any(row.n == 1 for row in rows),
             marked=any(cell.mark for row in rows for cell in row.cells.values()),
         ),
+        epg_region=first.epg_region,
     )
 
 

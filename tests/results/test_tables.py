@@ -7,7 +7,7 @@ import pytest
 
 from aimbench.errors import ConfigError
 from aimbench.record import Cost
-from aimbench.results.render import grid, render, render_all
+from aimbench.results.render import grid, render, render_all, title
 from aimbench.results.tables import RowCost, make_tables
 
 
@@ -100,6 +100,18 @@ def test_rows_are_sorted_by_method_whatever_their_numbers(make_record, make_metr
     ]
     (table,) = make_tables(records)
     assert [row.method for row in table.rows] == ["aim", "erm", "jtt"]
+
+
+def test_epg_by_boxes_is_never_ranked_with_epg_by_masks(make_record, make_metrics):
+    by_mask = make_record(metrics={"test": make_metrics(gradcam=0.6)})
+    evaluation = {**by_mask.evaluation, "epg_region": "boxes"}
+    by_boxes = make_record(evaluation=evaluation, metrics={"test": make_metrics(gradcam=0.9)})
+    boxes, masks = make_tables([by_mask, by_boxes])
+    assert [row.records for row in (*boxes.rows, *masks.rows)] == [(by_boxes.id,), (by_mask.id,)]
+    assert (boxes.epg_region, masks.epg_region) == ("boxes", "mask")
+    assert boxes.id != masks.id
+    assert title(boxes).endswith(", EPG by boxes")
+    assert make_tables([by_mask])[0].id == masks.id
 
 
 def test_regimes_are_shown_and_a_difference_is_noted(make_record):
