@@ -148,10 +148,8 @@ def score_attributions(
     source = ImageSource(split, BATCH, fields=frozenset({"mask"}))
     scores: dict[str, list[torch.Tensor]] = {}
     undefined: dict[str, list[torch.Tensor]] = {}
-    nothing = True
     for batch in source.epoch(np.arange(len(index)), seed=0):
         region = batch.mask[:, 0]
-        nothing = nothing and not bool(region.any())
         for key, truth in zip(batch.keys, region, strict=True):
             map_ = torch.from_numpy(_read_map(folder, key, transform.image_size))
             value, empty = energy_pointing_game(map_[None], truth[None])
@@ -160,7 +158,7 @@ def score_attributions(
         for name, reference in references(region).items():
             scores.setdefault(name, []).append(reference)
             undefined.setdefault(name, []).append(torch.zeros(len(batch), dtype=torch.bool))
-    if nothing:
+    if all(share.isnan().all() for share in scores["uniform"]):
         raise DataError(
             f"attributions {folder}: no test sample of {dataset.name} has {ground_truth} to score them by;"
             " leave --attributions out"

@@ -1,7 +1,7 @@
 """Binary decisions with a gradient (binary Gumbel-softmax, straight-through; Jang et al. 2017)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aimbench.train.api import uniform_like
 
@@ -31,3 +31,21 @@ def binary_gumbel(logits: Tensor, temperature: float, *, noise: bool = True) -> 
 def decided(logits: Tensor) -> Tensor:
     """The mask of evaluation: 1 exactly where a logit is positive, else 0, without a gradient."""
     return (logits > 0).to(logits.dtype)
+
+
+class Gate(nn.Module):
+    """Mask logits to masks: drawn or decided with a gradient in training, decided in evaluation. It learns nothing.
+
+    Attributes:
+        temperature: of the relaxation, above 0.
+        noise: whether masks are drawn in training.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.noise = True
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """0 or 1, shaped like ``logits``."""
+        return binary_gumbel(logits, self.temperature, noise=self.noise) if self.training else decided(logits)

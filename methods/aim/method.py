@@ -53,8 +53,8 @@ class AIM(Method):
     def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
         """Cross-entropies of all classifiers plus the active-area term."""
         head: AIMHead = model.head  # type: ignore[assignment]
-        head.temperature = temperature(self.config, progress)
-        head.noise = is_noisy(self.config, progress)
+        head.gate.temperature = temperature(self.config, progress)
+        head.gate.noise = is_noisy(self.config, progress)
         return aim_loss(model(batch), batch.label, self.config, progress)
 
     def learning_rates(self) -> dict[str, float]:

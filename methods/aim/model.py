@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from aimbench.methods.aim.branches import BackboneBranch, TopDownBranch, energy
 from aimbench.methods.aim.config import AIMConfig
-from aimbench.methods.aim.gumbel import binary_gumbel, decided
+from aimbench.methods.aim.gumbel import Gate
 from aimbench.train.api import STAGES, FeaturePyramid, Head, Output, Standardize
 
 
@@ -99,8 +99,7 @@ class AIMHead(Head):
         super().__init__()
         self.config = config
         self.stages = tuple(range(config.stop_stage, STAGES))
-        self.temperature = config.temperature
-        self.noise = True
+        self.gate = Gate(config.temperature)
         self._standardize_pooled = config.features == "backbone" and standardize
         self._order = {f"stage{index}": index for index in reversed(self.stages)}  # coarse to fine
         self.topdown = nn.ModuleDict()
@@ -134,7 +133,7 @@ class AIMHead(Head):
             size = feature.shape[-2:]
             coarser = None if fused_map is None else F.interpolate(fused_map, size=size, mode="nearest")
             logits = stage.mask_logits(feature, coarser if self.config.guided else None, objectness)
-            binary = torch.ones_like(feature[:, :1]) if logits is None else self._binary(logits)
+            binary = torch.ones_like(feature[:, :1]) if logits is None else self.gate(logits)
             if logits is not None:
                 masks[name], probabilities[name] = binary, torch.sigmoid(logits)
             if by_mean:
@@ -167,9 +166,6 @@ class AIMHead(Head):
     def _linear(self, channels: int, num_classes: int) -> nn.Module:
         linear = nn.Linear(channels, num_classes)
         return nn.Sequential(Standardize(channels), linear) if self._standardize_pooled else linear
-
-    def _binary(self, logits: Tensor) -> Tensor:
-        return binary_gumbel(logits, self.temperature, noise=self.noise) if self.training else decided(logits)
 
     def _fuses_means(self, features: list[Tensor]) -> bool:
         """Whether means are enough: no mask estimator reads a map, and upsampling keeps means."""

@@ -10,7 +10,7 @@ For stages l = ``stop_stage`` up to 3, with N_l the backbone's own stage::
 import torch
 from torch import Tensor, nn
 
-from aimbench.methods.aim.gumbel import binary_gumbel, decided
+from aimbench.methods.aim.gumbel import Gate
 from aimbench.methods.aim.model import MaskEstimator
 from aimbench.methods.bottomup.config import BottomUpConfig
 from aimbench.train.api import STAGES, FeaturePyramid, Head, Output, Standardize
@@ -43,8 +43,7 @@ class BottomUpHead(Head):
         super().__init__()
         self.first = config.stop_stage
         self.stages = (self.first,)
-        self.temperature = config.temperature
-        self.noise = True
+        self.gate = Gate(config.temperature)
         # Bound methods, so that the pyramid is not registered twice.
         self._advance, self._embed = pyramid.advance, pyramid.embed
         pyramid.check_stagewise()
@@ -66,7 +65,7 @@ class BottomUpHead(Head):
             name = f"stage{index}"
             if name in self.units:
                 logits = self.units[name](feature)
-                masks[name] = self._binary(logits)
+                masks[name] = self.gate(logits)
                 probabilities[name] = torch.sigmoid(logits)
                 feature = feature * masks[name]
         embedding = self._embed([feature] * STAGES)
@@ -80,6 +79,3 @@ class BottomUpHead(Head):
             embedding=embedding,
             last_map=feature,
         )
-
-    def _binary(self, logits: Tensor) -> Tensor:
-        return binary_gumbel(logits, self.temperature, noise=self.noise) if self.training else decided(logits)
