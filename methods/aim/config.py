@@ -38,6 +38,8 @@ class MaskingConfig(MethodConfig):
 class AIMConfig(MaskingConfig):
     """Settings of AIM. ``AIM[stop_stage, active_area]`` in the paper's notation."""
 
+    active_area: float = Field(0.15, gt=0, le=1)
+    """Target share of active mask positions (the paper: 0.25 or 0.35)."""
     loss_on: Literal["masked", "fused"] = "masked"
     """Stage classifiers learn on the masked features before fusion, or on the fused ones after it."""
     predict_from: Literal["finest", "coarsest", "mean"] = "finest"
@@ -49,8 +51,9 @@ class AIMConfig(MaskingConfig):
     objectness: float = Field(0.0, ge=0)
     """Beyond the paper: weight in every mask logit of the backbone's own feature energy, standardised within the
     image. Positions where the pretrained network responds little then close first."""
-    features: Literal["topdown", "backbone"] = "topdown"
-    """``backbone`` is beyond the paper: the classifier reads S3 itself under the mask, as ERM reads it without one."""
+    features: Literal["topdown", "backbone", "both"] = "topdown"
+    """Beyond the paper: ``backbone`` lets the classifier read S3 itself under the mask, as ERM reads it without one;
+    ``both`` learns the masks by the top-down features, and predicts by a classifier on S3 that does not shape them."""
     width: int = Field(256, ge=1)
     """Channels of the top-down features."""
     mask_width: int = Field(64, ge=1)
@@ -64,4 +67,6 @@ class AIMConfig(MaskingConfig):
     def _one_stage_without_topdown(self) -> Self:
         if self.features == "backbone" and self.stop_stage != 3:
             raise ValueError("features=backbone has nothing to fuse: it needs stop_stage=3")
+        if self.features == "both" and self.predict_from != "finest":
+            raise ValueError("features=both predicts by the classifier on S3: it needs predict_from=finest")
         return self

@@ -105,27 +105,24 @@ class TopDown(AIM):
 class AIMPlusConfig(AIMConfig):
     """AIM with what goes beyond the paper switched on."""
 
-    objectness: float = Field(4.0, ge=0)
-    """Weight in every mask logit of the backbone's own feature energy; 0 is AIM."""
-    features: Literal["topdown", "backbone"] = "backbone"
-    """The classifier reads the backbone's map under the mask; ``topdown`` is AIM."""
-    anneal_fraction: float = Field(0.5, gt=0, le=1)
-    """Share of the training after which the target is reached."""
-    noise_until: float = Field(1.0, ge=0, le=1)
-    """Share of the training during which masks are sampled. With the energy in them logits are large, so that
-    sampled and decided masks hardly differ."""
-    mask_lr_factor: float = Field(1.0, gt=0)
-    """Learning rate of the mask estimators relative to the head's."""
+    features: Literal["topdown", "backbone", "both"] = "both"
+    """The top-down features learn the masks; a classifier on the backbone's map under them predicts. ``topdown`` is
+    AIM."""
+    own_lr_factor: float = Field(30.0, gt=0)
+    """Learning rate of the classifier on the backbone's map, relative to the head's: that of ERM."""
 
 
 @register_method(
     "aim_plus",
     regime=Regime(train="class", select="class"),
-    source="aimbench: AIM of Alshami et al. 2025 with masks that start at the backbone's feature energy",
+    source="aimbench: masks of AIM (Alshami et al. 2025), read by ERM's classifier",
 )
 class AIMPlus(AIM):
-    """AIM whose masks start where the pretrained network responds most, read by ERM's own classifier."""
+    """AIM's masks, learned by its top-down features and read by ERM's own classifier on the backbone's."""
 
     Config = AIMPlusConfig
-    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-3}  # chosen by plans/baselines.yaml
     splits_batches = True
+
+    def learning_rates(self) -> dict[str, float]:
+        """As AIM's; the predicting classifier learns at ERM's rate."""
+        return {**super().learning_rates(), "own": self.config.own_lr_factor}

@@ -92,6 +92,14 @@ class TopDownStage(nn.Module):
         return logits
 
 
+class OwnClassifier(nn.Sequential):
+    """ERM's classifier, for the mean of S3 under a mask that it does not shape."""
+
+    def __init__(self, pyramid: FeaturePyramid, num_classes: int, *, standardize: bool) -> None:
+        channels = pyramid.channels[STAGES - 1]
+        super().__init__(Standardize(channels) if standardize else nn.Identity(), nn.Linear(channels, num_classes))
+
+
 class AIMHead(Head):
     """The top-down path on a backbone's pyramid."""
 
@@ -113,6 +121,7 @@ class AIMHead(Head):
         # A single stage has nothing to fuse.
         fuses = len(self.stages) > 1
         self.final = self._linear(config.width, num_classes) if fuses and config.loss_on == "masked" else None
+        self.own = OwnClassifier(pyramid, num_classes, standardize=standardize) if config.features == "both" else None
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
         """Classifies a pyramid top-down, coarse to fine."""
@@ -152,15 +161,22 @@ class AIMHead(Head):
         assert fused_mean is not None
         assert opened is not None
         embedding = self._pooled(fused_mean, opened)
+        last_map = coarsest_map if self.config.predict_from == "coarsest" else fused_map
         if self.final is not None:
             stage_logits["fused"] = self.final(embedding)
+        if self.own is not None:
+            last = features[STAGES - 1]
+            seen = masks.get(f"stage{STAGES - 1}", torch.ones_like(last[:, :1])).detach()
+            last_map = last * seen
+            embedding = self._pooled(last_map.mean(dim=(2, 3)), seen)
+            stage_logits["own"] = self.own(embedding)
         return Output(
             logits=self._predict(stage_logits),
             stage_logits=stage_logits,
             masks=masks,
             mask_probabilities=probabilities,
             embedding=embedding,
-            last_map=coarsest_map if self.config.predict_from == "coarsest" else fused_map,
+            last_map=last_map,
         )
 
     def _linear(self, channels: int, num_classes: int) -> nn.Module:

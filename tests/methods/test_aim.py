@@ -138,8 +138,8 @@ def test_epochs_with_a_falling_target_are_no_candidates() -> None:
     assert first_candidate(anneal_fraction=0.25) == 2
     assert first_candidate(anneal_fraction=0.25, noise_until=0.5) == 4  # epochs 0..3 draw their masks
     assert [is_noisy(AIMConfig(noise_until=0.5), epoch(number, 7)) for number in (3, 4)] == [True, False]
-    assert target_area(AIMConfig(anneal_fraction=0.5), epoch(3, 7)) > 0.25
-    assert target_area(AIMConfig(anneal_fraction=0.5), epoch(4, 7)) == pytest.approx(0.25)
+    assert target_area(AIMConfig(active_area=0.25, anneal_fraction=0.5), epoch(3, 7)) > 0.25
+    assert target_area(AIMConfig(active_area=0.25, anneal_fraction=0.5), epoch(4, 7)) == pytest.approx(0.25)
     assert first_candidate(anneal=False, noise_until=0.5) == 4
     assert first_candidate(anneal=False, noise_until=1.0) == 0  # drawn to the end: no epoch differs from another
     assert first_candidate(masks="open") == 0
@@ -410,4 +410,45 @@ def test_backbone_features_under_an_open_mask_are_erms(pyramid: FeaturePyramid) 
 
 def test_backbone_features_have_no_finer_stage() -> None:
     with pytest.raises(ConfigError, match="stop_stage=3"):
-        get_method("aim_plus").configure({"stop_stage": 2})
+        get_method("aim_plus").configure({"features": "backbone", "stop_stage": 2})
+
+
+@pytest.mark.parametrize("stop_stage", [3, 2])
+def test_aim_plus_predicts_by_s3_under_aims_masks_without_shaping_them(
+    stop_stage: int, pyramid: FeaturePyramid
+) -> None:
+    features = features_of(pyramid, (20, 10, 5, 5))
+    method = get_method("aim_plus")
+    heads = {}
+    for name in ("both", "topdown"):
+        config = method.configure({"features": name, "stop_stage": stop_stage})
+        heads[name] = half_open(AIMHead(pyramid, 3, config, standardize=False), features)
+    plus, aim = heads["both"], heads["topdown"]
+    aim.load_state_dict({n: v for n, v in plus.state_dict().items() if not n.startswith("own.")})
+    plus.eval()
+    output = plus(features)
+    mask = output.masks["stage3"]
+    mean = (features[3] * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1)
+    torch.testing.assert_close(output.logits, plus.own(mean))
+    torch.testing.assert_close(output.last_map, features[3] * mask)
+
+    # In training AIM's own part gets the gradients that it gets without the further classifier.
+    label = torch.tensor([0, 1, 2])
+    gradients = {}
+    for name, head in heads.items():
+        head.train()
+        head.gate.noise = False
+        values = aim_loss(head(features), label, head.config, Progress(0, 1, 0, 1))
+        values["loss"].backward()
+        gradients[name] = {n: p.grad for n, p in head.named_parameters() if not n.startswith("own.")}
+    for name, gradient in gradients["topdown"].items():
+        torch.testing.assert_close(gradients["both"][name], gradient)
+    assert all(p.grad.abs().sum() > 0 for p in plus.own.parameters())
+
+
+def test_aim_plus_classifier_learns_at_erms_rate() -> None:
+    method = get_method("aim_plus")
+    rates = method(method.configure({})).learning_rates()
+    assert method.training_defaults["lr"] * rates["own"] == pytest.approx(3e-3)
+    with pytest.raises(ConfigError, match="predict_from=finest"):
+        method.configure({"predict_from": "mean"})
