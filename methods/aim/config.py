@@ -53,7 +53,8 @@ class AIMConfig(MaskingConfig):
     image. Positions where the pretrained network responds little then close first."""
     features: Literal["topdown", "backbone", "both"] = "topdown"
     """Beyond the paper: ``backbone`` lets the classifier read S3 itself under the mask, as ERM reads it without one;
-    ``both`` learns the masks by the top-down features, and predicts by a classifier on S3 that does not shape them."""
+    ``both`` learns the masks by the top-down features, and predicts by a classifier on S3 that does not shape them and
+    learns at ERM's rate."""
     width: int = Field(256, ge=1)
     """Channels of the top-down features."""
     mask_width: int = Field(64, ge=1)

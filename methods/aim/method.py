@@ -27,6 +27,9 @@ from aimbench.train.api import (
     register_method,
 )
 
+OWN_RATE = 30.0
+"""Rate of the classifier that ``features=both`` adds, relative to AIM's head: ERM's 3e-3."""
+
 
 @register_method(
     "aim",
@@ -58,9 +61,10 @@ class AIM(Method):
         return aim_loss(model(batch), batch.label, self.config, progress)
 
     def learning_rates(self) -> dict[str, float]:
-        """The mask estimators may learn at a rate of their own."""
+        """The mask estimators may learn at a rate of their own; a classifier on S3 beside AIM's learns at ERM's."""
         stages = range(self.config.stop_stage, 4)
-        return {f"topdown.stage{index}.mask": self.config.mask_lr_factor for index in stages}
+        factors = {f"topdown.stage{index}.mask": self.config.mask_lr_factor for index in stages}
+        return {**factors, "own": OWN_RATE} if self.config.features == "both" else factors
 
     def _settled_from(self) -> float:
         """Share of the training after which neither the target nor the way masks are decided changes."""
@@ -105,24 +109,29 @@ class TopDown(AIM):
 class AIMPlusConfig(AIMConfig):
     """AIM with what goes beyond the paper switched on."""
 
-    features: Literal["topdown", "backbone", "both"] = "both"
-    """The top-down features learn the masks; a classifier on the backbone's map under them predicts. ``topdown`` is
-    AIM."""
-    own_lr_factor: float = Field(30.0, gt=0)
-    """Learning rate of the classifier on the backbone's map, relative to the head's: that of ERM."""
+    objectness: float = Field(4.0, ge=0)
+    """Weight in every mask logit of the backbone's own feature energy; 0 is AIM."""
+    active_area: float = Field(0.25, gt=0, le=1)
+    """Target share of active mask positions."""
+    features: Literal["topdown", "backbone", "both"] = "backbone"
+    """The classifier reads the backbone's map under the mask; ``topdown`` is AIM."""
+    anneal_fraction: float = Field(0.5, gt=0, le=1)
+    """Share of the training after which the target is reached."""
+    noise_until: float = Field(1.0, ge=0, le=1)
+    """Share of the training during which masks are sampled. With the energy in them logits are large, so that
+    sampled and decided masks hardly differ."""
+    mask_lr_factor: float = Field(1.0, gt=0)
+    """Learning rate of the mask estimators relative to the head's."""
 
 
 @register_method(
     "aim_plus",
     regime=Regime(train="class", select="class"),
-    source="aimbench: masks of AIM (Alshami et al. 2025), read by ERM's classifier",
+    source="aimbench: AIM of Alshami et al. 2025 with masks that start at the backbone's feature energy",
 )
 class AIMPlus(AIM):
-    """AIM's masks, learned by its top-down features and read by ERM's own classifier on the backbone's."""
+    """AIM whose masks start where the pretrained network responds most, read by ERM's own classifier."""
 
     Config = AIMPlusConfig
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-3}  # chosen by plans/baselines.yaml
     splits_batches = True
-
-    def learning_rates(self) -> dict[str, float]:
-        """As AIM's; the predicting classifier learns at ERM's rate."""
-        return {**super().learning_rates(), "own": self.config.own_lr_factor}

@@ -410,15 +410,15 @@ def test_backbone_features_under_an_open_mask_are_erms(pyramid: FeaturePyramid) 
 
 def test_backbone_features_have_no_finer_stage() -> None:
     with pytest.raises(ConfigError, match="stop_stage=3"):
-        get_method("aim_plus").configure({"features": "backbone", "stop_stage": 2})
+        get_method("aim_plus").configure({"stop_stage": 2})
 
 
 @pytest.mark.parametrize("stop_stage", [3, 2])
-def test_aim_plus_predicts_by_s3_under_aims_masks_without_shaping_them(
+def test_both_features_predict_by_s3_under_aims_masks_without_shaping_them(
     stop_stage: int, pyramid: FeaturePyramid
 ) -> None:
     features = features_of(pyramid, (20, 10, 5, 5))
-    method = get_method("aim_plus")
+    method = get_method("aim")
     heads = {}
     for name in ("both", "topdown"):
         config = method.configure({"features": name, "stop_stage": stop_stage})
@@ -446,9 +446,10 @@ def test_aim_plus_predicts_by_s3_under_aims_masks_without_shaping_them(
     assert all(p.grad.abs().sum() > 0 for p in plus.own.parameters())
 
 
-def test_aim_plus_classifier_learns_at_erms_rate() -> None:
-    method = get_method("aim_plus")
-    rates = method(method.configure({})).learning_rates()
+def test_the_classifier_beside_aims_learns_at_erms_rate() -> None:
+    method = get_method("aim")
+    rates = method(method.configure({"features": "both"})).learning_rates()
     assert method.training_defaults["lr"] * rates["own"] == pytest.approx(3e-3)
+    assert "own" not in method(method.configure({})).learning_rates()
     with pytest.raises(ConfigError, match="predict_from=finest"):
-        method.configure({"predict_from": "mean"})
+        method.configure({"features": "both", "predict_from": "mean"})

@@ -36,6 +36,7 @@ def half_open(model: Classifier) -> None:
     [
         ("aim", {}),
         ("aim", {"stop_stage": 2, "predict_from": "coarsest"}),
+        ("aim", {"features": "both"}),
         ("aim_plus", {}),
         ("scda", {}),
     ],
