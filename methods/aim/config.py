@@ -53,8 +53,8 @@ class AIMConfig(MaskingConfig):
     image. Positions where the pretrained network responds little then close first."""
     features: Literal["topdown", "backbone", "both"] = "topdown"
     """Beyond the paper: ``backbone`` lets the classifier read S3 itself under the mask, as ERM reads it without one;
-    ``both`` learns the masks by the top-down features, and predicts by a classifier on S3 that does not shape them and
-    learns at ERM's rate."""
+    ``both`` learns the masks by the top-down features, and predicts by a linear classifier on S3 beside them, which
+    learns at 30 times their rate and whose loss does not pass through the masks."""
     width: int = Field(256, ge=1)
     """Channels of the top-down features."""
     mask_width: int = Field(64, ge=1)
@@ -68,6 +68,6 @@ class AIMConfig(MaskingConfig):
     def _one_stage_without_topdown(self) -> Self:
         if self.features == "backbone" and self.stop_stage != 3:
             raise ValueError("features=backbone has nothing to fuse: it needs stop_stage=3")
-        if self.features == "both" and self.predict_from != "finest":
-            raise ValueError("features=both predicts by the classifier on S3: it needs predict_from=finest")
+        if self.features == "both" and (self.predict_from != "finest" or self.masks == "open"):
+            raise ValueError("features=both predicts by a classifier under masks: predict_from=finest, masks=learned")
         return self

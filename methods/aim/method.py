@@ -13,6 +13,7 @@ from aimbench.methods.aim.loss import aim_loss, is_noisy, temperature
 from aimbench.methods.aim.model import AIMHead
 from aimbench.methods.aim.presets import PRESETS
 from aimbench.train.api import (
+    STAGES,
     Batch,
     Classifier,
     FeaturePyramid,
@@ -28,7 +29,7 @@ from aimbench.train.api import (
 )
 
 OWN_RATE = 30.0
-"""Rate of the classifier that ``features=both`` adds, relative to AIM's head: ERM's 3e-3."""
+"""Rate of the classifier that ``features=both`` adds, relative to the head's: ERM's 3e-3 at AIM's default."""
 
 
 @register_method(
@@ -61,8 +62,8 @@ class AIM(Method):
         return aim_loss(model(batch), batch.label, self.config, progress)
 
     def learning_rates(self) -> dict[str, float]:
-        """The mask estimators may learn at a rate of their own; a classifier on S3 beside AIM's learns at ERM's."""
-        stages = range(self.config.stop_stage, 4)
+        """The mask estimators may learn at a rate of their own; a classifier on S3 beside AIM's learns faster."""
+        stages = range(self.config.stop_stage, STAGES)
         factors = {f"topdown.stage{index}.mask": self.config.mask_lr_factor for index in stages}
         return {**factors, "own": OWN_RATE} if self.config.features == "both" else factors
 
@@ -76,9 +77,11 @@ class AIM(Method):
         return max(annealed, sampled)
 
     def explain(self, output: Output) -> Tensor | None:
-        """Where the prediction's features came from: the mean of all stages' masks at the finest resolution."""
+        """Where the prediction's features came from: the mean of the masks that it reads, at the finest resolution."""
         if not output.masks:
             return None
+        if self.config.features == "both" or self.config.predict_from == "coarsest":
+            return output.masks[f"stage{STAGES - 1}"][:, 0]
         size = list(output.masks.values())[-1].shape[-2:]
         masks = [F.interpolate(mask.float(), size=size, mode="nearest") for mask in output.masks.values()]
         total: Tensor = sum(masks[1:], start=masks[0]) / len(masks)
@@ -110,11 +113,11 @@ class AIMPlusConfig(AIMConfig):
     """AIM with what goes beyond the paper switched on."""
 
     objectness: float = Field(4.0, ge=0)
-    """Weight in every mask logit of the backbone's own feature energy; 0 is AIM."""
+    """Weight in every mask logit of the backbone's own feature energy; 0: no energy."""
     active_area: float = Field(0.25, gt=0, le=1)
     """Target share of active mask positions."""
-    features: Literal["topdown", "backbone", "both"] = "backbone"
-    """The classifier reads the backbone's map under the mask; ``topdown`` is AIM."""
+    features: Literal["topdown", "backbone"] = "backbone"
+    """The classifier reads the backbone's map under the mask; ``topdown``: AIM's features."""
     anneal_fraction: float = Field(0.5, gt=0, le=1)
     """Share of the training after which the target is reached."""
     noise_until: float = Field(1.0, ge=0, le=1)

@@ -93,7 +93,7 @@ class TopDownStage(nn.Module):
 
 
 class OwnClassifier(nn.Sequential):
-    """ERM's classifier, for the mean of S3 under a mask that it does not shape."""
+    """A linear layer on S3's mean under a mask, standardised as ERM's where the backbone is frozen."""
 
     def __init__(self, pyramid: FeaturePyramid, num_classes: int, *, standardize: bool) -> None:
         channels = pyramid.channels[STAGES - 1]
@@ -165,9 +165,8 @@ class AIMHead(Head):
         if self.final is not None:
             stage_logits["fused"] = self.final(embedding)
         if self.own is not None:
-            last = features[STAGES - 1]
-            seen = masks.get(f"stage{STAGES - 1}", torch.ones_like(last[:, :1])).detach()
-            last_map = last * seen
+            seen = masks[f"stage{STAGES - 1}"].detach()
+            last_map = features[STAGES - 1] * seen
             embedding = self._pooled(last_map.mean(dim=(2, 3)), seen)
             stage_logits["own"] = self.own(embedding)
         return Output(

@@ -23,7 +23,8 @@ from aimbench.train.loop import Trainer
 
 SEEDS = (0, 1)
 TRAINING = {"epochs": 40, "lr": 1e-2}
-# A fifth of the mini keeps two birds of the minority groups for AFR's second phase; a half keeps five.
+# A fifth of the mini keeps two birds of the minority groups for AFR's second phase, a half keeps five; its descent is
+# short for features of a random network, so it gets four times the steps, at the gentlest gamma of the authors' search.
 SETTINGS: dict[str, dict[str, Any]] = {"jtt": {"upweight": 20}, "afr": {"kept": 0.5, "gamma": 4.0, "steps": 2000}}
 
 
@@ -145,30 +146,39 @@ def test_cncs_embedding_is_alike_within_a_class_where_cross_entropys_is_alike_wi
 def test_masktunes_last_epoch_teaches_to_do_without_what_erm_looked_at(
     seed: int, experiment: Callable[..., Any]
 ) -> None:
-    """A threshold of 0 hides a third of the image; the mini's heat has no peaks, and 2 would hide a hundredth."""
-    trainer = trained(
-        experiment, "masktune", seed, settings={"threshold": 0.0}, training={"epochs": 20, "schedule": "constant"}
-    )
+    """A threshold of 0 hides a third of the image (the mini's heat has no peaks, and 2 hides a hundredth).
 
-    def after(phase: int) -> None:
-        trainer.load_state(checkpoint.load(trainer.folder / f"phase-{phase}.pt")["model"])
-        trainer.model.eval()
+    The control spends its last epoch on whole images.
+    """
 
-    def loss(batch: Batch) -> float:
-        with torch.no_grad():
-            return F.cross_entropy(trainer.model(batch).logits, batch.label).item()
+    def losses(threshold: float) -> tuple[float, float]:
+        """On training images without what ERM looked at: before and after the last epoch."""
+        trainer = trained(
+            experiment,
+            "masktune",
+            seed,
+            settings={"threshold": threshold},
+            training={"epochs": 20, "schedule": "constant"},
+        )
+        number = len(trainer.data.dataset.split("train"))
+        whole = next(trainer.data.photographs("train", number, region=False).epoch(np.arange(number), seed=0))
+        pyramid = trainer.model.pyramid
+        mean, std = (whole.image.new_tensor(values)[:, None, None] for values in (pyramid.mean, pyramid.std))
+        found = []
+        for phase in (0, 1):
+            trainer.load_state(checkpoint.load(trainer.folder / f"phase-{phase}.pt")["model"])
+            trainer.model.eval()
+            if phase == 0:
+                hidden = hidden_pixels(xgradcam(trainer.model, whole, 64), (64, 64), 0.0)
+                assert 0.2 < hidden.float().mean() < 0.5
+                image = torch.where(hidden[:, None], -mean / std, whole.image)
+            with torch.no_grad():
+                logits = trainer.model(Batch(whole.index, whole.label, image=image)).logits
+            found.append(F.cross_entropy(logits, whole.label).item())
+        return found[0], found[1]
 
-    number = len(trainer.data.dataset.split("train"))
-    images = next(trainer.data.photographs("train", number, region=False).epoch(np.arange(number), seed=0))
-    after(0)
-    hidden = hidden_pixels(xgradcam(trainer.model, images, 64), (64, 64), 0.0)
-    assert 0.2 < hidden.float().mean() < 0.5
-    mean, std = (
-        images.image.new_tensor(v)[:, None, None] for v in (trainer.model.pyramid.mean, trainer.model.pyramid.std)
-    )
-    without = Batch(images.index, images.label, image=torch.where(hidden[:, None], -mean / std, images.image))
-    whole_before, without_before = loss(images), loss(without)
-    after(1)
-    assert whole_before < without_before
-    assert loss(without) < 0.8 * without_before
-    assert loss(images) > whole_before
+    before, after = losses(0.0)
+    same_before, after_whole_images = losses(1e6)
+    assert before == same_before
+    assert after < 0.8 * before
+    assert after < 0.9 * after_whole_images

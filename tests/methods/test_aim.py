@@ -417,39 +417,41 @@ def test_backbone_features_have_no_finer_stage() -> None:
 def test_both_features_predict_by_s3_under_aims_masks_without_shaping_them(
     stop_stage: int, pyramid: FeaturePyramid
 ) -> None:
+    torch.manual_seed(0)
     features = features_of(pyramid, (20, 10, 5, 5))
     method = get_method("aim")
-    heads = {}
-    for name in ("both", "topdown"):
-        config = method.configure({"features": name, "stop_stage": stop_stage})
-        heads[name] = half_open(AIMHead(pyramid, 3, config, standardize=False), features)
-    plus, aim = heads["both"], heads["topdown"]
-    aim.load_state_dict({n: v for n, v in plus.state_dict().items() if not n.startswith("own.")})
-    plus.eval()
-    output = plus(features)
+    both, aim = (
+        AIMHead(pyramid, 3, method.configure({"features": name, "stop_stage": stop_stage}), standardize=False)
+        for name in ("both", "topdown")
+    )
+    half_open(both, features)
+    aim.load_state_dict({n: v for n, v in both.state_dict().items() if not n.startswith("own.")})
+    output = both(features)
     mask = output.masks["stage3"]
     mean = (features[3] * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1)
-    torch.testing.assert_close(output.logits, plus.own(mean))
+    torch.testing.assert_close(output.logits, both.own(mean))
     torch.testing.assert_close(output.last_map, features[3] * mask)
+    torch.testing.assert_close(method(both.config).explain(output), mask[:, 0])
 
     # In training AIM's own part gets the gradients that it gets without the further classifier.
-    label = torch.tensor([0, 1, 2])
-    gradients = {}
-    for name, head in heads.items():
+    gradients = []
+    for head in (both, aim):
         head.train()
         head.gate.noise = False
-        values = aim_loss(head(features), label, head.config, Progress(0, 1, 0, 1))
-        values["loss"].backward()
-        gradients[name] = {n: p.grad for n, p in head.named_parameters() if not n.startswith("own.")}
-    for name, gradient in gradients["topdown"].items():
-        torch.testing.assert_close(gradients["both"][name], gradient)
-    assert all(p.grad.abs().sum() > 0 for p in plus.own.parameters())
+        output = head(features)
+        assert 0 < output.masks["stage3"].mean() < 1
+        aim_loss(output, torch.tensor([0, 1, 2]), head.config, Progress(0, 1, 0, 1))["loss"].backward()
+        gradients.append({n: p.grad for n, p in head.named_parameters() if not n.startswith("own.")})
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient)
+    assert all(p.grad.abs().sum() > 0 for p in both.own.parameters())
 
 
 def test_the_classifier_beside_aims_learns_at_erms_rate() -> None:
     method = get_method("aim")
     rates = method(method.configure({"features": "both"})).learning_rates()
-    assert method.training_defaults["lr"] * rates["own"] == pytest.approx(3e-3)
+    assert method.training_defaults["lr"] * rates["own"] == pytest.approx(get_method("erm").training_defaults["lr"])
     assert "own" not in method(method.configure({})).learning_rates()
-    with pytest.raises(ConfigError, match="predict_from=finest"):
-        method.configure({"features": "both", "predict_from": "mean"})
+    for contradiction in ({"predict_from": "mean"}, {"masks": "open"}):
+        with pytest.raises(ConfigError, match="predict_from=finest, masks=learned"):
+            method.configure({"features": "both", **contradiction})
