@@ -81,7 +81,7 @@ def draw_compared(compared: Mapping[str, Sequence[Explained]], out: Path) -> Pat
     columns = [(label, name) for label, rows in compared.items() for name in SHOWN if name in rows[0].maps]
     photographs = next(iter(compared.values()))
     width = 1 + len(columns)
-    figure = Figure(figsize=(2.1 * width, 2.25 * len(photographs)), layout="constrained")
+    figure = Figure(figsize=(2.1 * width, 2.4 * len(photographs)), layout="constrained")
     axes = np.array(figure.subplots(len(photographs), width)).reshape(len(photographs), width)
     for number, line in enumerate(axes):
         draw_truth(line[0], photographs[number])
@@ -89,7 +89,7 @@ def draw_compared(compared: Mapping[str, Sequence[Explained]], out: Path) -> Pat
         for axis, (label, name) in zip(line[1:], columns, strict=True):
             row = compared[label][number]
             draw_map(axis, row, name)
-            words = f"{label}: {row.predicted}\n{COLUMNS[name]}{epg_words(row, name)}"
+            words = f"{label}\n{row.predicted[:26]}\n{COLUMNS[name]}{epg_words(row, name)}"
             axis.set_title(words, fontsize=7, color=title_colour(row))
     return save(figure, out)
 
