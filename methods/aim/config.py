@@ -34,6 +34,11 @@ class MaskingConfig(MethodConfig):
     final_temperature: float | None = Field(None, gt=0)
     """If given, the temperature moves linearly to this value over the training."""
 
+    @property
+    def reads_coarsest_mask_alone(self) -> bool:
+        """Whether of several masks only the coarsest stage's decides what the prediction reads."""
+        return False
+
 
 class AIMConfig(MaskingConfig):
     """Settings of AIM. ``AIM[stop_stage, active_area]`` in the paper's notation."""
@@ -63,6 +68,11 @@ class AIMConfig(MaskingConfig):
     """Standardise backbone features channel by channel on entry. None: yes if the backbone is frozen."""
     mask_lr_factor: float = Field(3.0, gt=0)
     """Learning rate of the mask estimators relative to the head's."""
+
+    @property
+    def reads_coarsest_mask_alone(self) -> bool:
+        """Whether of several masks only the coarsest stage's decides what the prediction reads."""
+        return self.features == "both" or self.predict_from == "coarsest"
 
     @model_validator(mode="after")
     def _one_stage_without_topdown(self) -> Self:

@@ -80,7 +80,7 @@ class AIM(Method):
         """Where the prediction's features came from: the mean of the masks that it reads, at the finest resolution."""
         if not output.masks:
             return None
-        if self.config.features == "both" or self.config.predict_from == "coarsest":
+        if self.config.reads_coarsest_mask_alone:
             return output.masks[f"stage{STAGES - 1}"][:, 0]
         size = list(output.masks.values())[-1].shape[-2:]
         masks = [F.interpolate(mask.float(), size=size, mode="nearest") for mask in output.masks.values()]
