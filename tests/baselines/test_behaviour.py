@@ -25,7 +25,11 @@ SEEDS = (0, 1)
 TRAINING = {"epochs": 40, "lr": 1e-2}
 # A fifth of the mini keeps two birds of the minority groups for AFR's second phase, a half keeps five; its descent is
 # short for features of a random network, so it gets four times the steps, at the gentlest gamma of the authors' search.
-SETTINGS: dict[str, dict[str, Any]] = {"jtt": {"upweight": 20}, "afr": {"kept": 0.5, "gamma": 4.0, "steps": 2000}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "jtt": {"upweight": 20},
+    "dfr_train": {"inverse_strengths": [1.0]},
+    "afr": {"kept": 0.5, "gamma": 4.0, "steps": 2000},
+}
 
 
 def worst_groups(experiment: Callable[..., Any], method: str) -> list[float]:
@@ -52,7 +56,7 @@ def erm(experiment: Callable[..., Any], computed: dict[str, list[float]]) -> lis
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["rwg", "subg", "groupdro", "lisa", "jtt", "lff", "afr"])
+@pytest.mark.parametrize("method", ["rwg", "subg", "groupdro", "lisa", "jtt", "lff", "afr", "dfr_train"])
 def test_what_balances_groups_or_finds_the_minority_lifts_the_worst_group_where_erm_fails_it(
     method: str, experiment: Callable[..., Any], erm: list[float]
 ) -> None:
