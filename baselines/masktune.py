@@ -20,6 +20,7 @@ from aimbench.train.api import (
     Batch,
     Classifier,
     ConfigError,
+    FeaturePyramid,
     Loss,
     MethodConfig,
     Phase,
@@ -72,9 +73,7 @@ class MaskTune(ERM):
             return super().loss(model, batch, progress)
         heat = self._heat[batch.index.cpu()].to(batch.image.device)
         hidden = hidden_pixels(heat, (batch.image.shape[-2], batch.image.shape[-1]), self.config.threshold)
-        mean, std = (batch.image.new_tensor(v)[:, None, None] for v in (model.pyramid.mean, model.pyramid.std))
-        masked = torch.where(hidden[:, None], -mean / std, batch.image)  # black, as the network is given it
-        return F.cross_entropy(model(Batch(batch.index, batch.label, image=masked)).logits, batch.label)
+        return F.cross_entropy(model(blackened(batch, hidden, model.pyramid)).logits, batch.label)
 
 
 def xgradcam(model: Classifier, batch: Batch, image_size: int) -> Tensor:
@@ -116,3 +115,9 @@ def hidden_pixels(heat: Tensor, size: tuple[int, int], threshold: float) -> Tens
     mean = resized.sum(dim=(1, 2)) / count
     spread = torch.where(positive, (resized - mean[:, None, None]) ** 2, 0).sum(dim=(1, 2)) / count
     return resized > (mean + threshold * spread.sqrt())[:, None, None]
+
+
+def blackened(batch: Batch, hidden: Tensor, pyramid: FeaturePyramid) -> Batch:
+    """The batch's images with the pixels ``hidden`` ``(N, H, W)`` black, as the network is given it."""
+    mean, std = (batch.image.new_tensor(values)[:, None, None] for values in (pyramid.mean, pyramid.std))
+    return Batch(batch.index, batch.label, image=torch.where(hidden[:, None], -mean / std, batch.image))

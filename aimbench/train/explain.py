@@ -35,6 +35,9 @@ COLUMNS = {
     "attention_rollout": "attention rollout",
 }
 
+LINE = 26
+"""Characters that fit above a picture."""
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -216,7 +219,7 @@ def _explain(
                 epg[name] = float(score[0])
         result.append(
             Explained(
-                title=f"{groups[i]}\n{item.key[:26]}",
+                title=f"{groups[i]}\n{item.key[:LINE]}",
                 predicted=classes[int(predicted[i])],
                 image=(image[i].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(),
                 region=region[i, 0].cpu().numpy() if has_truth else None,

@@ -10,6 +10,7 @@ from aimbench.errors import ConfigError
 from aimbench.train.experiment import Experiment
 from aimbench.train.explain import (
     COLUMNS,
+    LINE,
     Explained,
     choose_positions,
     draw_map,
@@ -89,7 +90,7 @@ def draw_compared(compared: Mapping[str, Sequence[Explained]], out: Path) -> Pat
         for axis, (label, name) in zip(line[1:], columns, strict=True):
             row = compared[label][number]
             draw_map(axis, row, name)
-            words = f"{label}\n{row.predicted[:26]}\n{COLUMNS[name]}{epg_words(row, name)}"
+            words = f"{label}\n{row.predicted[:LINE]}\n{COLUMNS[name]}{epg_words(row, name)}"
             axis.set_title(words, fontsize=7, color=title_colour(row))
     return save(figure, out)
 

@@ -92,12 +92,10 @@ class TopDownStage(nn.Module):
         return logits
 
 
-class OwnClassifier(nn.Sequential):
-    """A linear layer on S3's mean under a mask, standardised as ERM's where the backbone is frozen."""
-
-    def __init__(self, pyramid: FeaturePyramid, num_classes: int, *, standardize: bool) -> None:
-        channels = pyramid.channels[STAGES - 1]
-        super().__init__(Standardize(channels) if standardize else nn.Identity(), nn.Linear(channels, num_classes))
+def linear_classifier(channels: int, num_classes: int, *, standardize: bool) -> nn.Module:
+    """A linear layer on pooled features, standardised as ERM's if wished."""
+    linear = nn.Linear(channels, num_classes)
+    return nn.Sequential(Standardize(channels), linear) if standardize else linear
 
 
 class AIMHead(Head):
@@ -108,7 +106,8 @@ class AIMHead(Head):
         self.config = config
         self.stages = tuple(range(config.stop_stage, STAGES))
         self.gate = Gate(config.temperature)
-        self._standardize_pooled = config.features == "backbone" and standardize
+        # The backbone's own features are standardised after pooling as well, as ERM's are.
+        pooled = config.features == "backbone" and standardize
         self._order = {f"stage{index}": index for index in reversed(self.stages)}  # coarse to fine
         self.topdown = nn.ModuleDict()
         self.classifiers = nn.ModuleDict()
@@ -116,12 +115,14 @@ class AIMHead(Head):
             guided = config.guided and index != STAGES - 1
             stage = TopDownStage(pyramid.channels[index], config, guided=guided, standardize=standardize)
             self.topdown[name] = stage
-            self.classifiers[name] = self._linear(stage.branch.channels, num_classes)
+            self.classifiers[name] = linear_classifier(stage.branch.channels, num_classes, standardize=pooled)
         # Before fusion the stage classifiers never see the fused map, so it has a classifier of its own.
         # A single stage has nothing to fuse.
         fuses = len(self.stages) > 1
-        self.final = self._linear(config.width, num_classes) if fuses and config.loss_on == "masked" else None
-        self.own = OwnClassifier(pyramid, num_classes, standardize=standardize) if config.features == "both" else None
+        self.final = nn.Linear(config.width, num_classes) if fuses and config.loss_on == "masked" else None
+        self.own: nn.Module | None = None
+        if config.features == "both":
+            self.own = linear_classifier(pyramid.channels[STAGES - 1], num_classes, standardize=standardize)
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
         """Classifies a pyramid top-down, coarse to fine."""
@@ -177,10 +178,6 @@ class AIMHead(Head):
             embedding=embedding,
             last_map=last_map,
         )
-
-    def _linear(self, channels: int, num_classes: int) -> nn.Module:
-        linear = nn.Linear(channels, num_classes)
-        return nn.Sequential(Standardize(channels), linear) if self._standardize_pooled else linear
 
     def _fuses_means(self, features: list[Tensor]) -> bool:
         """Whether means are enough: no mask estimator reads a map, and upsampling keeps means."""

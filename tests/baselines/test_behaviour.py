@@ -16,9 +16,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from aimbench.baselines.masktune import hidden_pixels, xgradcam
+from aimbench.baselines.masktune import blackened, hidden_pixels, xgradcam
 from aimbench.train import checkpoint
-from aimbench.train.api import Batch
 from aimbench.train.loop import Trainer
 
 SEEDS = (0, 1)
@@ -166,8 +165,6 @@ def test_masktunes_last_epoch_teaches_to_do_without_what_erm_looked_at(
         )
         number = len(trainer.data.dataset.split("train"))
         whole = next(trainer.data.photographs("train", number, region=False).epoch(np.arange(number), seed=0))
-        pyramid = trainer.model.pyramid
-        mean, std = (whole.image.new_tensor(values)[:, None, None] for values in (pyramid.mean, pyramid.std))
         found = []
         for phase in (0, 1):
             trainer.load_state(checkpoint.load(trainer.folder / f"phase-{phase}.pt")["model"])
@@ -175,9 +172,9 @@ def test_masktunes_last_epoch_teaches_to_do_without_what_erm_looked_at(
             if phase == 0:
                 hidden = hidden_pixels(xgradcam(trainer.model, whole, 64), (64, 64), 0.0)
                 assert 0.2 < hidden.float().mean() < 0.5
-                image = torch.where(hidden[:, None], -mean / std, whole.image)
+                without = blackened(whole, hidden, trainer.model.pyramid)
             with torch.no_grad():
-                logits = trainer.model(Batch(whole.index, whole.label, image=image)).logits
+                logits = trainer.model(without).logits
             found.append(F.cross_entropy(logits, whole.label).item())
         return found[0], found[1]
 

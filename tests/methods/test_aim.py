@@ -431,7 +431,8 @@ def test_both_features_predict_by_s3_under_aims_masks_without_shaping_them(
     mean = (features[3] * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1)
     torch.testing.assert_close(output.logits, both.own(mean))
     torch.testing.assert_close(output.last_map, features[3] * mask)
-    torch.testing.assert_close(method(both.config).explain(output), mask[:, 0])
+    for reads_stage3_alone in (both.config, method.configure({"stop_stage": stop_stage, "predict_from": "coarsest"})):
+        torch.testing.assert_close(method(reads_stage3_alone).explain(output), mask[:, 0])
 
     # In training AIM's own part gets the gradients that it gets without the further classifier.
     gradients = []
