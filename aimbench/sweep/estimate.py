@@ -55,6 +55,8 @@ class Estimator:
     def __init__(self, records: Iterable[Record]) -> None:
         self._seconds: dict[tuple[str, ...], list[float]] = {}
         for record in records:
+            if "epochs" not in record.training:  # evaluated as it is, not trained here
+                continue
             where = _where(record.definition)
             for key in (where, (record.method.name, *where)):
                 self._seconds.setdefault(key, []).append(record.cost.wall_seconds / record.training["epochs"])

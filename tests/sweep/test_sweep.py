@@ -126,6 +126,10 @@ def test_a_plan_without_search_runs_every_setting_with_every_seed_and_forecasts_
     assert {r.training["lr"] for r in records(tmp_path / "results")} == {1e-3, 1e-5}
     assert all(r.search is None for r in records(tmp_path / "results"))
 
+    # What was evaluated without being trained here tells nothing about the cost of a run.
+    evaluated = records(tmp_path / "results")[0]
+    Store(tmp_path / "results").add(evaluated.model_copy(update={"training": {"external": "a model as it is"}}))
+
     # Twice the epochs of the two runs so far: twice the mean of their seconds, which is the median of two.
     seconds = sum(r.cost.wall_seconds for r in records(tmp_path / "results"))
     training = {"epochs": 2, "batch_size": 32, "image_size": 64}
