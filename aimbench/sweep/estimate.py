@@ -55,7 +55,7 @@ class Estimator:
     def __init__(self, records: Iterable[Record]) -> None:
         self._seconds: dict[tuple[str, ...], list[float]] = {}
         for record in records:
-            if "epochs" not in record.training:  # evaluated as it is, not trained here
+            if not record.selected:  # evaluated as it is, not trained here
                 continue
             where = _where(record.definition)
             for key in (where, (record.method.name, *where)):

@@ -126,12 +126,15 @@ def test_a_plan_without_search_runs_every_setting_with_every_seed_and_forecasts_
     assert {r.training["lr"] for r in records(tmp_path / "results")} == {1e-3, 1e-5}
     assert all(r.search is None for r in records(tmp_path / "results"))
 
-    # Twice the epochs of the two runs so far: twice the mean of their seconds, which is the median of two.
-    trained = records(tmp_path / "results")
-    seconds = sum(r.cost.wall_seconds for r in trained)
     # What was evaluated and not trained here tells nothing about the cost of a run.
-    evaluated = trained[0].model_copy(update={"training": {"external": "a model as it is"}, "files": {}})
+    trained = records(tmp_path / "results")
+    evaluated = trained[0].model_copy(
+        update={"training": {"external": "a model as it is"}, "selected": {}, "files": {}}
+    )
     Store(tmp_path / "results").write(evaluated.model_copy(update={"id": evaluated.definition.id}))
+
+    # Twice the epochs of the two runs so far: twice the mean of their seconds, which is the median of two.
+    seconds = sum(r.cost.wall_seconds for r in trained)
     training = {"epochs": 2, "batch_size": 32, "image_size": 64}
     longer = write_plan(tmp_path, search=None, seeds=[0], epg_samples=0, training=training)
     assert f"{seconds / 60:.1f} min" in sweep(longer, mini_root, "--dry-run").output
