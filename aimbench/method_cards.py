@@ -7,7 +7,7 @@ read from the records wherever a card is shown.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -48,6 +48,11 @@ class MethodCard(_Strict):
     degenerates: str = Field(default="", description="Where it is defined but falls back to a simpler method.")
     frozen: _Text = Field(description="How it runs on cached features of a frozen backbone, or why not.")
     deviations: list[_Text] = Field(min_length=1, description="From the source; 'none known' if there are none.")
+    later: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings that came after records had been made, with the values those were made with; a "
+        "definition leaves such a setting out at that value, so that ids stay.",
+    )
     reference: list[_Text] = Field(description="Names of methods in results/reference/*.csv.")
     reference_note: str = Field(default="", description="Why there is no published number, where the list is empty.")
 

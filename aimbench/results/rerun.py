@@ -2,6 +2,7 @@
 
 import shlex
 
+from aimbench.method_cards import MethodCard
 from aimbench.record import Record
 
 # What `aimbench run` has an option for; the other settings have one value only there.
@@ -20,8 +21,13 @@ _OPTIONS = (
 )
 
 
-def rerun_command(record: Record) -> str:
-    """Returns the `aimbench run` that has this record's definition, quoted for a shell."""
+def rerun_command(record: Record, card: MethodCard | None) -> str:
+    """Returns the `aimbench run` that has this record's definition, quoted for a shell.
+
+    Args:
+        record: the record.
+        card: of its method, which names the settings that a definition leaves out.
+    """
     dataset = f"{record.dataset.name}@{record.dataset.variant}"
     words = ["aimbench", "run", "--method", record.method.name, "--dataset", dataset]
     words += ["--backbone", record.backbone.name, "--seed", str(record.seed), "--selector", record.selector]
@@ -33,7 +39,8 @@ def rerun_command(record: Record) -> str:
         words += ["--epg-samples", str(samples)]
     if attributions := record.evaluation.get("attributions"):
         words += ["--attributions", ",".join(attributions)]
-    for key, value in record.method.config.items():
+    left_out = card.later if card is not None else {}
+    for key, value in {**left_out, **record.method.config}.items():
         words += ["--set", f"{key}={_yaml_scalar(value)}"]
     return shlex.join(words)
 

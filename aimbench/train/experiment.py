@@ -245,7 +245,7 @@ class Experiment:
             method=MethodInfo(
                 name=self.method.name,
                 source=self.method.source,
-                config=self.method.config.model_dump(mode="json"),
+                config=self.method.defining(),
                 regime=self._regime(),
             ),
             dataset=dataset_info(self.dataset),

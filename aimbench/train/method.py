@@ -102,6 +102,13 @@ class Method:
                     " choose another method or dataset ('aimbench list methods' shows where each is undefined)"
                 )
 
+    def defining(self) -> dict[str, Any]:
+        """The settings as a definition holds them: what its card calls ``later`` is left out at the earlier value."""
+        values: dict[str, Any] = self.config.model_dump(mode="json")
+        card = method_card(self.name)
+        later = card.later if card is not None else {}
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
+
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The head on the backbone. ``frozen`` says that the backbone will not be trained."""
         return LinearHead(pyramid, num_classes, standardize=frozen)

@@ -1,5 +1,7 @@
 """Feature branches of a stage: what the classifiers read under the mask."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,11 +10,14 @@ from torch.nn import functional as F
 class TopDownBranch(nn.Module):
     """``T_l = conv3x3(conv1x1(S_l))``: the paper's top-down features, ``width`` channels."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, *, start: Literal["random", "identity"] = "random") -> None:
         super().__init__()
         self.channels = width
         self.lateral = nn.Conv2d(channels, width, 1)
         self.smooth = nn.Conv2d(width, width, 3, padding=1)
+        if start == "identity":
+            nn.init.dirac_(self.smooth.weight)
+            nn.init.zeros_(self.smooth.bias)  # type: ignore[arg-type]
 
     def masked_map(self, feature: Tensor, binary: Tensor) -> Tensor:
         """``O_l = T_l * B_l``, ``(N, d, h, w)``."""

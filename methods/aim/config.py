@@ -43,8 +43,6 @@ class MaskingConfig(MethodConfig):
 class AIMConfig(MaskingConfig):
     """Settings of AIM. ``AIM[stop_stage, active_area]`` in the paper's notation."""
 
-    active_area: float = Field(0.15, gt=0, le=1)
-    """Target share of active mask positions (the paper: 0.25 or 0.35)."""
     loss_on: Literal["masked", "fused"] = "masked"
     """Stage classifiers learn on the masked features before fusion, or on the fused ones after it."""
     predict_from: Literal["finest", "coarsest", "mean"] = "finest"
@@ -62,6 +60,10 @@ class AIMConfig(MaskingConfig):
     learns at 30 times their rate and whose loss does not pass through the masks."""
     width: int = Field(256, ge=1)
     """Channels of the top-down features."""
+    smooth_start: Literal["random", "identity"] = "identity"
+    """The 3x3 convolution of the top-down features at the start: random, or handing on what the 1x1 gives it."""
+    smooth_lr_factor: float = Field(0.1, gt=0)
+    """Learning rate of the 3x3 convolution relative to the head's."""
     mask_width: int = Field(64, ge=1)
     """Channels inside the mask estimator."""
     standardize: bool | None = None

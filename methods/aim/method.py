@@ -4,14 +4,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from aimbench.methods.aim.config import AIMConfig
 from aimbench.methods.aim.loss import aim_loss, is_noisy, temperature
 from aimbench.methods.aim.model import AIMHead
-from aimbench.methods.aim.presets import PRESETS
+from aimbench.methods.aim.presets import ENERGY, PRESETS
 from aimbench.train.api import (
     STAGES,
     Batch,
@@ -62,9 +61,11 @@ class AIM(Method):
         return aim_loss(model(batch), batch.label, self.config, progress)
 
     def learning_rates(self) -> dict[str, float]:
-        """The mask estimators may learn at a rate of their own; a classifier on S3 beside AIM's learns faster."""
+        """Mask estimators and 3x3 convolutions learn at rates of their own; a classifier on S3 beside AIM's faster."""
         stages = range(self.config.stop_stage, STAGES)
         factors = {f"topdown.stage{index}.mask": self.config.mask_lr_factor for index in stages}
+        if self.config.features != "backbone":
+            factors |= {f"topdown.stage{index}.branch.smooth": self.config.smooth_lr_factor for index in stages}
         return {**factors, "own": OWN_RATE} if self.config.features == "both" else factors
 
     def _settled_from(self) -> float:
@@ -112,29 +113,19 @@ class TopDown(AIM):
 class AIMPlusConfig(AIMConfig):
     """AIM with what goes beyond the paper switched on."""
 
-    objectness: float = Field(4.0, ge=0)
-    """Weight in every mask logit of the backbone's own feature energy; 0: no energy."""
-    active_area: float = Field(0.25, gt=0, le=1)
-    """Target share of active mask positions."""
-    features: Literal["topdown", "backbone"] = "backbone"
-    """The classifier reads the backbone's map under the mask; ``topdown``: AIM's features."""
-    anneal_fraction: float = Field(0.5, gt=0, le=1)
-    """Share of the training after which the target is reached."""
-    noise_until: float = Field(1.0, ge=0, le=1)
-    """Share of the training during which masks are sampled. With the energy in them logits are large, so that
-    sampled and decided masks hardly differ."""
-    mask_lr_factor: float = Field(1.0, gt=0)
-    """Learning rate of the mask estimators relative to the head's."""
+    features: Literal["topdown", "backbone", "both"] = "both"
+    """``both``: a linear classifier on S3 reads the masks that AIM learns. Else as in AIM."""
 
 
 @register_method(
     "aim_plus",
     regime=Regime(train="class", select="class"),
-    source="aimbench: AIM of Alshami et al. 2025 with masks that start at the backbone's feature energy",
+    source="aimbench: AIM of Alshami et al. 2025 with ERM's own classifier under its masks",
 )
 class AIMPlus(AIM):
-    """AIM whose masks start where the pretrained network responds most, read by ERM's own classifier."""
+    """AIM's masks, learned as AIM learns them, and ERM's own classifier on the backbone's map under them."""
 
     Config = AIMPlusConfig
-    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-3}  # chosen by plans/baselines.yaml
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}  # chosen by plans/baselines.yaml
     splits_batches = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"energy": ENERGY}

@@ -69,8 +69,11 @@ class TopDownStage(nn.Module):
     def __init__(self, channels: int, config: AIMConfig, *, guided: bool, standardize: bool) -> None:
         super().__init__()
         self.standardize = Standardize(channels) if standardize else nn.Identity()
-        plain = config.features == "backbone"
-        self.branch = BackboneBranch(channels) if plain else TopDownBranch(channels, config.width)
+        self.branch: TopDownBranch | BackboneBranch
+        if config.features == "backbone":
+            self.branch = BackboneBranch(channels)
+        else:
+            self.branch = TopDownBranch(channels, config.width, start=config.smooth_start)
         self.objectness = config.objectness
         self.mask = None
         if config.masks == "learned":

@@ -31,6 +31,16 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "guided": {"guided": True},
 }
 
+ENERGY: dict[str, Any] = {
+    "objectness": 4.0,
+    "features": "backbone",
+    "active_area": 0.25,
+    "anneal_fraction": 0.5,
+    "noise_until": 1.0,
+    "mask_lr_factor": 1.0,
+}
+"""Masks that start where the pretrained network responds most: what ``aim_plus`` was at first."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     **_PAPER,
     **{f"2-25-{name}": {**_PAPER["2-25"], **change} for name, change in _CHANGES.items()},

@@ -13,7 +13,7 @@ from aimbench.data.batch import Batch
 from aimbench.results.store import Store, parquet_name
 from aimbench.results.validate import check_record
 from aimbench.train.loop import Trainer
-from aimbench.train.registry import get_method, list_methods
+from aimbench.train.registry import get_method, list_methods, method_card
 from aimbench.train.steps import Steps
 
 METHODS = [entry.name for entry in list_methods()]
@@ -61,6 +61,12 @@ def test_a_seed_decides_everything(method: str, train: str, experiment: Callable
     assert one.files["epochs"] == again.files["epochs"]
     assert one.files["predictions"] == again.files["predictions"]
     assert one.record.metrics == again.record.metrics
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_that_came_later_are_settings(method: str) -> None:
+    card = method_card(method)
+    assert card is None or get_method(method).configure(card.later)
 
 
 class _KilledError(BaseException):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aimbench.methods.aim.presets import ENERGY
 from aimbench.metrics.attribution import single_pass_attributions
 from aimbench.models.backbones import create_pyramid
 from aimbench.models.classifier import Classifier
@@ -37,7 +38,7 @@ def half_open(model: Classifier) -> None:
         ("aim", {}),
         ("aim", {"stop_stage": 2, "predict_from": "coarsest"}),
         ("aim", {"features": "both"}),
-        ("aim_plus", {}),
+        ("aim_plus", dict(ENERGY)),
         ("scda", {}),
     ],
 )

@@ -1,12 +1,16 @@
 """Settings that a user gets wrong: one line that names the setting and the mend."""
 
+import shlex
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import yaml
 
 from aimbench.errors import ConfigError
-from aimbench.train.registry import get_method
+from aimbench.results.rerun import rerun_command
+from aimbench.train.registry import get_method, method_card
 
 
 @pytest.mark.parametrize(
@@ -42,6 +46,25 @@ def test_a_setting_that_came_later_changes_no_id_until_it_is_used(experiment: Ca
     assert after.definition.training["augment_on"] == "device"
     assert after.id != before.id
     assert after.run().record.training["augment_on"] == "device"
+
+
+def test_a_methods_setting_that_came_later_is_left_out_at_its_earlier_value(experiment: Callable[..., Any]) -> None:
+    card = method_card("aim")
+    assert card is not None
+    assert card.later["smooth_start"] == "random"
+    now, before = (experiment("aim", settings={"smooth_start": start}) for start in ("identity", "random"))
+    assert now.definition.method.config["smooth_start"] == "identity"
+    assert "smooth_start" not in before.definition.method.config
+    assert now.id != before.id
+
+
+@pytest.mark.parametrize("start", ["identity", "random"])
+def test_the_command_of_a_record_has_its_definition(start: str, experiment: Callable[..., Any]) -> None:
+    trial = experiment("aim", settings={"smooth_start": start, "active_area": 0.5, "anneal": False})
+    words = shlex.split(rerun_command(trial.run().record, method_card("aim")))
+    given = [word.split("=") for option, word in pairwise(words) if option == "--set"]
+    again = experiment("aim", settings={name: yaml.safe_load(value) for name, value in given})
+    assert again.id == trial.id
 
 
 def test_what_the_user_gives_wins_over_a_preset() -> None:

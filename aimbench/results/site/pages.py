@@ -74,11 +74,13 @@ def build_site(
             view = _method(name, rows, references, method_card(name))
             page = templates.get_template("method.html").render(**view)
             pages[Path("methods") / f"{name}.html"] = page
+        method_cards = {name: method_card(name) for name in {record.method.name for record in records}}
         table_of = {run: table for table in tables for row in table.rows for run in row.records}
         run_page = templates.get_template("run.html")
         for record in records:
             picture = _copy_picture(record, pictures, out / "runs")
-            text = run_page.render(**_run(record), table=table_of[record.id], picture=picture, **_up())
+            view = _run(record, method_cards[record.method.name])
+            text = run_page.render(**view, table=table_of[record.id], picture=picture, **_up())
             pages[Path("runs") / f"{record.id}.html"] = text
         for path, text in pages.items():
             (out / path).write_text(text, encoding="utf-8")
@@ -159,10 +161,10 @@ def _evidence(table: Table, runs: Sequence[Digest]) -> list[list[list[str]]]:
     return [evidence_grid([one for one in found if one.metric == metric]) for metric in metrics]
 
 
-def _run(record: Record) -> dict[str, Any]:
+def _run(record: Record, card: MethodCard | None) -> dict[str, Any]:
     return {
         "record": record,
-        "rerun": rerun_command(record),
+        "rerun": rerun_command(record, card),
         "curves": charts.curves(record.phases),
         "settings": _listing(record),
     }
