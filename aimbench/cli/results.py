@@ -124,6 +124,43 @@ def evidence(
 
 
 @app.command()
+def overview(
+    metric: Annotated[
+        str, typer.Option(help="A column's key, such as accuracy or epg_gradcam; headline: WGA, else accuracy.")
+    ] = "headline",
+    method: Annotated[list[str] | None, typer.Option(help="Only these methods (repeat it).", metavar="NAME")] = None,
+    kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
+    selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
+    format: Annotated[TableFormat, typer.Option(help="md and latex are in percent.")] = TableFormat.md,
+    results: ResultsRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
+) -> None:
+    """Show one metric, methods down and datasets across, of the runs with the methods' default settings."""
+    from aimbench.cli.defaults import at_defaults
+    from aimbench.results.index import find_digests
+    from aimbench.results.overview import render_overview
+    from aimbench.results.store import Store
+    from aimbench.results.tables import make_tables
+
+    root = results_root(results)
+    wanted = {"kind": kind, "backbone": backbone, "selector": selector}
+    runs = [run for run in find_digests(Store(root), None, wanted) if not method or run.method in method]
+    runs = at_defaults(runs)
+    if not runs:
+        typer.echo(f"no records in {root / 'records'} with default settings match; 'aimbench run' makes one", err=True)
+        return
+    tables = make_tables(runs)
+    own_groups = {run.table_key for run in runs if run.groups_are_classes}
+    without_wga = {table.id for table in make_tables(run for run in runs if run.table_key in own_groups)}
+    text = render_overview(tables, metric, format.value, without_wga)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(out, text)
+
+
+@app.command()
 def build(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; end with status 1 if a table differs from its records.")

@@ -29,6 +29,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "free": {"area_weight": 0.0},
     "open": {"masks": "open"},
     "guided": {"guided": True},
+    "blended": {"smooth_start": "random", "smooth_lr_factor": 1.0},
 }
 
 ENERGY: dict[str, Any] = {
