@@ -39,6 +39,9 @@ ENERGY: dict[str, Any] = {
     "anneal_fraction": 0.5,
     "noise_until": 1.0,
     "mask_lr_factor": 1.0,
+    # There is no such convolution; what records of then mean by saying nothing of it.
+    "smooth_start": "random",
+    "smooth_lr_factor": 1.0,
 }
 """Masks that start where the pretrained network responds most: what ``aim_plus`` was at first."""
 

@@ -470,3 +470,10 @@ def test_the_classifier_beside_aims_learns_at_erms_rate() -> None:
     for contradiction in ({"predict_from": "mean"}, {"masks": "open"}):
         with pytest.raises(ConfigError, match="predict_from=finest, masks=learned"):
             method.configure({"features": "both", **contradiction})
+
+
+def test_the_preset_energy_is_what_aim_plus_was() -> None:
+    method = get_method("aim_plus")
+    config = method(method.configure({}, preset="energy")).defining()
+    assert {name: config[name] for name in ("objectness", "features")} == {"objectness": 4.0, "features": "backbone"}
+    assert not {"smooth_start", "smooth_lr_factor"} & config.keys()  # as in the records of then
