@@ -57,7 +57,7 @@ class AIMConfig(MaskingConfig):
     features: Literal["topdown", "backbone", "both"] = "topdown"
     """Beyond the paper: ``backbone`` lets the classifier read S3 itself under the mask, as ERM reads it without one;
     ``both`` learns the masks by the top-down features, and predicts by a linear classifier on S3 beside them, which
-    learns at 30 times their rate and whose loss does not pass through the masks."""
+    learns at 30 times their rate and whose loss does not pass through the masks; with ``predict_from=mean`` by both."""
     width: int = Field(256, ge=1)
     """Channels of the top-down features."""
     smooth_start: Literal["random", "identity"] = "identity"
@@ -74,12 +74,12 @@ class AIMConfig(MaskingConfig):
     @property
     def reads_coarsest_mask_alone(self) -> bool:
         """Whether of several masks only the coarsest stage's decides what the prediction reads."""
-        return self.features == "both" or self.predict_from == "coarsest"
+        return (self.features == "both" and self.predict_from == "finest") or self.predict_from == "coarsest"
 
     @model_validator(mode="after")
     def _one_stage_without_topdown(self) -> Self:
         if self.features == "backbone" and self.stop_stage != 3:
             raise ValueError("features=backbone has nothing to fuse: it needs stop_stage=3")
-        if self.features == "both" and (self.predict_from != "finest" or self.masks == "open"):
-            raise ValueError("features=both predicts by a classifier under masks: predict_from=finest, masks=learned")
+        if self.features == "both" and (self.predict_from == "coarsest" or self.masks == "open"):
+            raise ValueError("features=both predicts under masks: predict_from=finest or mean, masks=learned")
         return self

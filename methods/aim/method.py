@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -113,19 +112,19 @@ class TopDown(AIM):
 class AIMPlusConfig(AIMConfig):
     """AIM with what goes beyond the paper switched on."""
 
-    active_area: float = Field(0.15, gt=0, le=1)
-    """Target share of active mask positions."""
     features: Literal["topdown", "backbone", "both"] = "both"
     """``both``: a linear classifier on S3 reads the masks that AIM learns. Else as in AIM."""
+    predict_from: Literal["finest", "coarsest", "mean"] = "mean"
+    """``mean``: AIM's classifiers and the one on S3 predict together. Else as in AIM."""
 
 
 @register_method(
     "aim_plus",
     regime=Regime(train="class", select="class"),
-    source="aimbench: AIM of Alshami et al. 2025 with ERM's own classifier under its masks",
+    source="aimbench: AIM of Alshami et al. 2025 with ERM's own classifier beside its own under its masks",
 )
 class AIMPlus(AIM):
-    """AIM's masks, learned as AIM learns them, and ERM's own classifier on the backbone's map under them."""
+    """AIM's masks, learned as AIM learns them; under them AIM's classifier and ERM's predict together."""
 
     Config = AIMPlusConfig
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}  # chosen by plans/baselines.yaml

@@ -35,6 +35,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
 ENERGY: dict[str, Any] = {
     "objectness": 4.0,
     "features": "backbone",
+    "predict_from": "finest",
     "active_area": 0.25,
     "anneal_fraction": 0.5,
     "noise_until": 1.0,

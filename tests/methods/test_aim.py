@@ -462,13 +462,23 @@ def test_both_features_predict_by_s3_under_aims_masks_without_shaping_them(
     assert all(p.grad.abs().sum() > 0 for p in both.own.parameters())
 
 
+def test_aims_classifier_and_the_one_on_s3_predict_together(pyramid: FeaturePyramid) -> None:
+    features = features_of(pyramid, (20, 10, 5, 5))
+    method = get_method("aim_plus")
+    head = method(method.configure({"width": 8, "mask_width": 4})).build(pyramid, 3, frozen=True)
+    half_open(head, features)
+    output = head(features)
+    assert set(output.stage_logits) == {"stage3", "own"}
+    torch.testing.assert_close(output.logits, (output.stage_logits["stage3"] + output.stage_logits["own"]) / 2)
+
+
 def test_the_classifier_beside_aims_learns_at_erms_rate() -> None:
     method = get_method("aim")
     rates = method(method.configure({"features": "both"})).learning_rates()
     assert method.training_defaults["lr"] * rates["own"] == pytest.approx(get_method("erm").training_defaults["lr"])
     assert "own" not in method(method.configure({})).learning_rates()
-    for contradiction in ({"predict_from": "mean"}, {"masks": "open"}):
-        with pytest.raises(ConfigError, match="predict_from=finest, masks=learned"):
+    for contradiction in ({"predict_from": "coarsest"}, {"masks": "open"}):
+        with pytest.raises(ConfigError, match="predict_from=finest or mean, masks=learned"):
             method.configure({"features": "both", **contradiction})
 
 
