@@ -9,6 +9,7 @@ definition.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -157,6 +158,17 @@ class Cost(_Strict):
     wall_seconds: float
     train_images_per_second: float | None = None
     peak_memory_mb: float | None = None
+
+
+def without_later(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a definition holds them, so that ids stay when a setting is added.
+
+    Args:
+        values: All settings.
+        later: Those that came after records had been made, with the values that those were made with; at that
+            value a setting is left out.
+    """
+    return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 class CodeInfo(_Strict):

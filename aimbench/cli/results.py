@@ -84,11 +84,7 @@ def table(
     if format is None and out is None and sys.stdout.isatty():
         _draw(tables, references)
         return
-    text = render_all(tables, format.value if format else "md", references)
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        write_text(out, text)
+    show_or_write(render_all(tables, format.value if format else "md", references), out)
 
 
 @app.command()
@@ -116,11 +112,7 @@ def evidence(
     if not found:
         typer.echo(f"no table of the records in {root / 'records'} that match holds 'erm'; run it first", err=True)
         return
-    text = render_evidence(found, format.value)
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        write_text(out, text)
+    show_or_write(render_evidence(found, format.value), out)
 
 
 @app.command()
@@ -145,19 +137,11 @@ def overview(
 
     root = results_root(results)
     wanted = {"kind": kind, "backbone": backbone, "selector": selector}
-    runs = [run for run in find_digests(Store(root), None, wanted) if not method or run.method in method]
-    runs = at_defaults(runs)
+    runs = at_defaults(run for run in find_digests(Store(root), None, wanted) if not method or run.method in method)
     if not runs:
         typer.echo(f"no records in {root / 'records'} with default settings match; 'aimbench run' makes one", err=True)
         return
-    tables = make_tables(runs)
-    own_groups = {run.table_key for run in runs if run.groups_are_classes}
-    without_wga = {table.id for table in make_tables(run for run in runs if run.table_key in own_groups)}
-    text = render_overview(tables, metric, format.value, without_wga)
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        write_text(out, text)
+    show_or_write(render_overview(make_tables(runs), metric, format.value), out)
 
 
 @app.command()
@@ -238,6 +222,14 @@ def split_variant(dataset: str | None, variant: str | None) -> tuple[str | None,
     if variant not in (None, of_name):
         raise ConfigError(f"--dataset {dataset} and --variant {variant} contradict each other; give one variant")
     return name, of_name
+
+
+def show_or_write(text: str, out: Path | None) -> None:
+    """Prints a text, or writes it where ``out`` says so."""
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(out, text)
 
 
 def write_text(out: Path, text: str) -> None:

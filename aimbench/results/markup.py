@@ -1,7 +1,13 @@
-"""Grids of text as Markdown and LaTeX, with everything escaped that could become markup."""
+"""Text for files: grids as Markdown and LaTeX, with everything escaped that could become markup, and rows as CSV."""
 
+import csv
 import html
-from collections.abc import Container, Sequence
+import io
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+NEEDS_BOOKTABS = "% Needs \\usepackage{booktabs}.\n"
+"""First line of a LaTeX file that holds a `latex_table`."""
 
 _LATEX = str.maketrans(
     {
@@ -80,3 +86,13 @@ def _markdown_cell(text: str) -> str:
 
 def _markdown_line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns rows as CSV under one header that holds every row's columns; what a row lacks is empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

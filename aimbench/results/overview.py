@@ -1,14 +1,12 @@
 """Methods down, datasets across: one metric of each method on every dataset, as a paper's first table has it."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from aimbench.errors import ConfigError, nearest_names
-from aimbench.results.markup import bullets, latex_table, markdown_grid
-from aimbench.results.render import Format
+from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, latex_table, markdown_grid
+from aimbench.results.render import Format, mean_and_spread
 from aimbench.results.tables import Cell, Row, Table
 
 HEADLINE = "headline"
@@ -20,44 +18,37 @@ Place = tuple[Table, str, dict[str, Row]]
 """A column: the table, the metric's key in it, and the row of each method that has the metric."""
 
 
-def render_overview(tables: Sequence[Table], metric: str, format: Format, without_wga: set[str]) -> str:
+def render_overview(tables: Sequence[Table], metric: str, format: Format) -> str:
     """Returns one metric of all methods on all datasets as text.
 
     Args:
         tables: The tables; of a method's rows in one the row with most seeds is shown.
         metric: A column's key, such as ``accuracy`` or ``epg_gradcam``, or ``headline``.
         format: ``md`` or ``latex`` (percent, one decimal), ``csv`` or ``json`` (fractions in full precision).
-        without_wga: Ids of the tables in which each class is a group of its own.
 
     Raises:
         ConfigError: If no table has the metric.
     """
-    places = _places(tables, metric, without_wga)
+    places = _places(tables, metric)
     if not places:
         known = sorted({column.key for table in tables for column in table.columns})
         raise ConfigError(f"no table has the metric '{metric}': {nearest_names(metric, [HEADLINE, *known])}")
     if format == "json":
         return json.dumps(_flat(places), indent=1) + "\n"
     if format == "csv":
-        text = io.StringIO()
-        rows = _flat(places)
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return csv_text(_flat(places))
     grid, notes = _grid(places), _notes(places)
     if format == "md":
         return "\n".join([*markdown_grid(grid), "", *bullets(notes)]) + "\n"
-    head = "% Needs \\usepackage{booktabs}.\n"
-    return head + latex_table(grid, " ".join(notes), [table.id for table, _, _ in places]) + "\n"
+    return NEEDS_BOOKTABS + latex_table(grid, " ".join(notes), [table.id for table, _, _ in places]) + "\n"
 
 
-def _places(tables: Sequence[Table], metric: str, without_wga: set[str]) -> list[Place]:
+def _places(tables: Sequence[Table], metric: str) -> list[Place]:
     places = []
     for table in tables:
         key = metric
         if metric == HEADLINE:
-            key = "accuracy" if table.id in without_wga else "worst_group_accuracy"
+            key = "accuracy" if table.groups_are_classes else "worst_group_accuracy"
         rows: dict[str, Row] = {}
         for row in table.rows:
             if key in row.cells and (row.method not in rows or row.n > rows[row.method].n):
@@ -74,7 +65,8 @@ def _methods(places: Sequence[Place]) -> list[tuple[str, str]]:
 
 
 def _grid(places: Sequence[Place]) -> list[list[str]]:
-    titles = [", ".join(_title(place, _varying(places))) for place in places]
+    varying = _varying(places)
+    titles = [", ".join(_title(place, varying)) for place in places]
     # Builds of one variant with other samples differ in nothing that a reader would know them by.
     titles = [
         title if titles.count(title) == 1 else f"{title} ({table.id})"
@@ -99,10 +91,7 @@ def _varying(places: Sequence[Place]) -> list[str]:
 
 
 def _text(cell: Cell | None) -> str:
-    if cell is None:
-        return _MISSING
-    spread = "" if cell.std is None else f" ± {100 * cell.std:.1f}"
-    return f"{100 * cell.value:.1f}{spread} ({cell.n})"
+    return _MISSING if cell is None else f"{mean_and_spread(cell)} ({cell.n})"
 
 
 def _notes(places: Sequence[Place]) -> list[str]:

@@ -1,14 +1,12 @@
 """Tables as text: Markdown and LaTeX in percent for readers, CSV and JSON as full fractions for programs."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 from aimbench.errors import ConfigError, nearest_names
-from aimbench.results.markup import bullets, latex_table, markdown_grid
+from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, latex_table, markdown_grid
 from aimbench.results.reference import Reference
 from aimbench.results.tables import Cell, Row, Table
 
@@ -140,6 +138,11 @@ def percent(cell: Cell | None, row: Row) -> str:
     return text + (f" ({'; '.join(cell.detail)})" if cell.detail else "")
 
 
+def mean_and_spread(cell: Cell) -> str:
+    """Returns a cell's mean in percent and, over several runs, its sample standard deviation."""
+    return f"{100 * cell.value:.1f}" + (f" ± {100 * cell.std:.1f}" if cell.std is not None else "")
+
+
 def _markdown(tables: Sequence[Table], references: Sequence[Reference]) -> str:
     blocks = []
     for table in tables:
@@ -163,20 +166,15 @@ def _latex(tables: Sequence[Table], references: Sequence[Reference]) -> str:
     ]
     if references:
         blocks.append(latex_table(reference_grid(references), _REFERENCE_TITLE, []))
-    return "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(blocks) + "\n"
+    return NEEDS_BOOKTABS + "\n\n".join(blocks) + "\n"
 
 
 def _csv(tables: Sequence[Table]) -> str:
     rows = [
         {**shared, **_flat_row(table, row)} for table in tables for shared in [_shared(table)] for row in table.rows
     ]
-    # Tables may differ in their attributions and test conditions: one header holds them all.
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    # Tables may differ in their attributions and test conditions.
+    return csv_text(rows)
 
 
 def _flat_row(table: Table, row: Row) -> dict[str, Any]:

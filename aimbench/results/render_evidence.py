@@ -1,7 +1,5 @@
 """Evidence against ERM as text: Markdown and LaTeX in percent, CSV and JSON as full fractions."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,9 +7,9 @@ from itertools import groupby
 from typing import Any
 
 from aimbench.results.evidence import Difference, Evidence
-from aimbench.results.markup import bullets, latex_table, markdown_grid
-from aimbench.results.render import Format, title
-from aimbench.results.tables import Cell, Table
+from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, latex_table, markdown_grid
+from aimbench.results.render import Format, mean_and_spread, title
+from aimbench.results.tables import Table
 
 _MISSING = "-"
 NOTES = (
@@ -31,7 +29,7 @@ def render_evidence(found: Sequence[tuple[Table, Sequence[Evidence]]], format: F
         format: ``md``, ``csv``, ``json`` or ``latex``.
     """
     if format == "csv":
-        return _csv(found)
+        return csv_text([_flat(table, one) for table, evidence in found for one in evidence])
     if format == "json":
         return json.dumps([_flat(table, one) for table, evidence in found for one in evidence], indent=1) + "\n"
     blocks = []
@@ -43,7 +41,7 @@ def render_evidence(found: Sequence[tuple[Table, Sequence[Evidence]]], format: F
         else:
             caption = " ".join([f"{title(table)}.", *table.notes[:1], *NOTES])
             blocks += [latex_table(grid, caption, [table.id]) for grid in grids]
-    head = "% Needs \\usepackage{booktabs}.\n" if format == "latex" else ""
+    head = NEEDS_BOOKTABS if format == "latex" else ""
     return head + "\n\n".join(blocks) + "\n"
 
 
@@ -54,13 +52,9 @@ def evidence_grid(evidence: Sequence[Evidence]) -> list[list[str]]:
         row = one.row
         config = ", ".join(part for part in (row.config, row.settings) if part)
         gap = _MISSING if one.gap_closed is None else f"{100 * one.gap_closed:.0f} %" + " ≈" * one.gap_in_noise
-        value = _value(row.cells[one.metric])
+        value = mean_and_spread(row.cells[one.metric])
         lines.append([row.method, row.regime, config or _MISSING, str(row.n), value, _points(one.difference), gap])
     return lines
-
-
-def _value(cell: Cell) -> str:
-    return f"{100 * cell.value:.1f}" + (f" ± {100 * cell.std:.1f}" if cell.std is not None else "")
 
 
 def _points(difference: Difference | None) -> str:
@@ -70,15 +64,6 @@ def _points(difference: Difference | None) -> str:
     if difference.low is None or difference.high is None:
         return text
     return f"{text} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-
-
-def _csv(found: Sequence[tuple[Table, Sequence[Evidence]]]) -> str:
-    rows = [_flat(table, one) for table, evidence in found for one in evidence]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _flat(table: Table, one: Evidence) -> dict[str, Any]:

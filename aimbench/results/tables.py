@@ -113,6 +113,7 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = field(default=())
     epg_region: str = "mask"
+    groups_are_classes: bool = False
 
     @property
     def id(self) -> str:
@@ -207,6 +208,7 @@ def _make_table(runs: list[Digest]) -> Table:
             marked=any(cell.mark for row in rows for cell in row.cells.values()),
         ),
         epg_region=first.epg_region,
+        groups_are_classes=any(run.groups_are_classes for run in runs),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aimbench.errors import ConfigError, nearest_names
+from aimbench.record import without_later
 
 
 class TrainConfig(BaseModel):
@@ -51,9 +52,7 @@ class TrainConfig(BaseModel):
 
     def defining(self) -> dict[str, Any]:
         """The settings as a definition holds them: what came later is left out at its default, so that ids stay."""
-        values = self.model_dump(mode="json")
-        later = {name: TrainConfig.model_fields[name].default for name in ("augment_on",)}
-        return {name: value for name, value in values.items() if name not in later or value != later[name]}
+        return without_later(self.model_dump(mode="json"), {"augment_on": "loader"})
 
 
 def read_config(values: Mapping[str, Any]) -> TrainConfig:

@@ -18,8 +18,9 @@ from aimbench.errors import ConfigError, nearest_names
 from aimbench.models.backbones import FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output
 from aimbench.needs import MEANING, GroupCounts, unmet
+from aimbench.record import without_later
 from aimbench.train.phase import Phase, Progress
-from aimbench.train.registry import method_card
+from aimbench.train.registry import later_settings, method_card
 
 if TYPE_CHECKING:
     from aimbench.train.run import Run
@@ -104,10 +105,7 @@ class Method:
 
     def defining(self) -> dict[str, Any]:
         """The settings as a definition holds them: what its card calls ``later`` is left out at the earlier value."""
-        values: dict[str, Any] = self.config.model_dump(mode="json")
-        card = method_card(self.name)
-        later = card.later if card is not None else {}
-        return {name: value for name, value in values.items() if name not in later or value != later[name]}
+        return without_later(self.config.model_dump(mode="json"), later_settings(self.name))
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The head on the backbone. ``frozen`` says that the backbone will not be trained."""

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,7 +12,7 @@ from aimbench.train.attributions import DEFAULT
 from aimbench.train.experiment import Experiment, Request
 from aimbench.train.loop import Trainer
 from aimbench.train.progress import Reporter
-from aimbench.train.registry import method_card
+from aimbench.train.registry import later_settings
 
 
 def open_run(run: str, *, data_root: Path, runs_root: Path, cards: Path | None = None) -> tuple[Experiment, Trainer]:
@@ -69,7 +68,7 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
             data_root=data_root,
             runs_root=folder.parents[1],
             selector=definition.selector,
-            settings={**_settings_then(definition.method.name), **definition.method.config},
+            settings={**later_settings(definition.method.name), **definition.method.config},
             training=definition.training,
             epg_samples=definition.evaluation["epg_samples"],
             epg_region=definition.evaluation.get("epg_region", "mask"),
@@ -93,12 +92,6 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
         raise ConfigError(f"checkpoint {file} does not fit run {definition.id}: {problem}") from error
     trainer.model.eval()
     return experiment, trainer
-
-
-def _settings_then(method: str) -> dict[str, Any]:
-    """Settings that a definition of ``method`` leaves out: their defaults may be others today."""
-    card = method_card(method)
-    return card.later if card is not None else {}
 
 
 def _is_plain(run: str) -> bool:

@@ -107,6 +107,12 @@ def method_card(name: str) -> MethodCard | None:
     return load_method_card(entry.card_file) if entry is not None and entry.card_file.exists() else None
 
 
+def later_settings(name: str) -> dict[str, Any]:
+    """Settings that a definition of the method leaves out, and the values that it then means; imports nothing."""
+    card = method_card(name)
+    return card.later if card is not None else {}
+
+
 def get_method(name: str) -> type[Method]:
     """The method class called ``name``; imports its module.
 

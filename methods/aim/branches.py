@@ -10,7 +10,7 @@ from torch.nn import functional as F
 class TopDownBranch(nn.Module):
     """``T_l = conv3x3(conv1x1(S_l))``: the paper's top-down features, ``width`` channels."""
 
-    def __init__(self, channels: int, width: int, *, start: Literal["random", "identity"] = "random") -> None:
+    def __init__(self, channels: int, width: int, *, start: Literal["random", "identity"]) -> None:
         super().__init__()
         self.channels = width
         self.lateral = nn.Conv2d(channels, width, 1)

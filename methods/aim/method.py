@@ -127,6 +127,6 @@ class AIMPlus(AIM):
     """AIM's masks, learned as AIM learns them; under them AIM's classifier and ERM's predict together."""
 
     Config = AIMPlusConfig
-    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}  # chosen by plans/baselines.yaml
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}  # AIM's
     splits_batches = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"energy": ENERGY}

@@ -38,6 +38,7 @@ def half_open(model: Classifier) -> None:
         ("aim", {}),
         ("aim", {"stop_stage": 2, "predict_from": "coarsest"}),
         ("aim", {"features": "both"}),
+        ("aim_plus", {}),
         ("aim_plus", dict(ENERGY)),
         ("scda", {}),
     ],

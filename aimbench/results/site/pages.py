@@ -69,12 +69,12 @@ def build_site(
             view = _dataset(name, [t for t in tables if t.dataset == name], runs, references)
             page = templates.get_template("dataset.html").render(**view, card=dataset_card(name))
             pages[Path("datasets") / f"{name}.html"] = page
-        for name in sorted({run.method for run in runs}):
+        method_cards = {name: method_card(name) for name in sorted({run.method for run in runs})}
+        for name, card in method_cards.items():
             rows = [(table, row) for table in tables for row in table.rows if row.method == name]
-            view = _method(name, rows, references, method_card(name))
+            view = _method(name, rows, references, card)
             page = templates.get_template("method.html").render(**view)
             pages[Path("methods") / f"{name}.html"] = page
-        method_cards = {name: method_card(name) for name in {record.method.name for record in records}}
         table_of = {run: table for table in tables for row in table.rows for run in row.records}
         run_page = templates.get_template("run.html")
         for record in records:
