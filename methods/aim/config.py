@@ -43,6 +43,8 @@ class MaskingConfig(MethodConfig):
 class AIMConfig(MaskingConfig):
     """Settings of AIM. ``AIM[stop_stage, active_area]`` in the paper's notation."""
 
+    active_area: float = Field(0.15, gt=0, le=1)
+    """Target share of active mask positions (the paper: 0.25 or 0.35)."""
     loss_on: Literal["masked", "fused"] = "masked"
     """Stage classifiers learn on the masked features before fusion, or on the fused ones after it."""
     predict_from: Literal["finest", "coarsest", "mean"] = "finest"

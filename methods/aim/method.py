@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -94,6 +95,8 @@ class TopDownConfig(AIMConfig):
 
     masks: Literal["open"] = "open"
     """Every position stays: the control that shows what masking itself brings."""
+    active_area: float = Field(0.25, gt=0, le=1)
+    """Not read, as there is no mask; its value is part of the definition of the records that there are."""
 
 
 @register_method(
