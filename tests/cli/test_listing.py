@@ -100,7 +100,7 @@ def test_a_method_is_listed_with_its_settings_and_presets():
     lines = {line[0]: line[1:] for line in run("methods", "aim")}
     assert lines["labels used: train=class, select=class"] == []
     kind, default, meaning = lines["active_area"]
-    assert (kind, default) == ("float, > 0, <= 1", "0.25")
+    assert (kind, default) == ("float, > 0, <= 1", "0.15")
     assert "0.25 or 0.35" in meaning
     assert lines["loss_on"][:2] == ["masked | fused", "masked"]
     assert lines["final_temperature"][:2] == ["float | None, > 0", "None"]

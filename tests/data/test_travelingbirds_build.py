@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_raw import SPECIES, TEST, TRAIN
 
+from aimbench.cards import default_cards_dir
 from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset
 from aimbench.data.samples import decode_rgb
@@ -116,3 +117,33 @@ def test_regenerated_is_never_taken_for_the_release(raw: Path, data_root: Path) 
     own = build("travelingbirds@regenerated", raw, data_root, partial=True, workers=1).dataset.manifest
     assert own.fingerprint == fallback.fingerprint
     assert any("regenerated with seed 42" in note for note in own.notes)
+
+
+def shifted_card(places: int, folder: Path) -> Path:
+    """Cards folder whose shifted-val borrows so many places; the tiny raw data have three species."""
+    text = (default_cards_dir() / "travelingbirds" / "card.yaml").read_text()
+    assert "other_places_in_val: 4" in text
+    (folder / "travelingbirds").mkdir(parents=True)
+    text = text.replace("other_places_in_val: 4", f"other_places_in_val: {places}")
+    (folder / "travelingbirds" / "card.yaml").write_text(text)
+    return folder
+
+
+def test_shifted_validation_shows_other_species_training_places(raw: Path, data_root: Path, tmp_path: Path) -> None:
+    cards = shifted_card(1, tmp_path / "cards")
+    usual = build_birds(raw, data_root)
+    shifted = build("travelingbirds@shifted-val", raw, data_root, partial=True, workers=1, cards_dir=cards).dataset
+    for split in ("train", "test", "test_training_places", "test_black"):
+        assert shifted.split(split).keys == usual.split(split).keys
+        assert shifted.split(split).place.tolist() == usual.split(split).place.tolist()
+        assert shifted.split(split).read(0).image == usual.split(split).read(0).image
+    index, before = shifted.split("val"), usual.split("val")
+    assert sorted(key.partition("-before-")[0] for key in index.keys) == sorted(before.keys)
+    # Three species: neither one's own place nor its test place leaves one.
+    assert index.place.tolist() == [(label + 1) % len(SPECIES) for label in index.label]
+    assert shifted.manifest.fingerprint != usual.manifest.fingerprint
+
+
+def test_validation_borrows_no_more_places_than_there_are(raw: Path, data_root: Path) -> None:
+    with pytest.raises(DataError, match=r"3 species cannot stand before 4 other.*other_places_in_val"):
+        build("travelingbirds@shifted-val", raw, data_root, partial=True, workers=1)

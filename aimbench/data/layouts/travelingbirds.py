@@ -6,14 +6,17 @@ that the map from species to place is theirs where the raw data are whole.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from aimbench.cards import Card, Variant
 from aimbench.data.layouts.cub import VALIDATION_SHARE
 from aimbench.data.layouts.cub_tables import Bird, Cub, bird_recipe, read_cub, stratified_validation
+from aimbench.data.layouts.options import Options, read_options
 from aimbench.data.layouts.plan import Plan
 from aimbench.data.raw import RawFolder, member
 from aimbench.data.recipes import Recipes
@@ -23,6 +26,11 @@ from aimbench.errors import DataError
 FIXED = "travelingbirds_fixed"
 BLACK_SOURCE = "travelingbirds_black"
 RANDOM_SOURCE = "travelingbirds_random"
+
+
+class _GeneratedOptions(Options):
+    other_places_in_val: int = Field(0, ge=0)
+    """Before so many other species' training places each validation bird stands; 0: before its own species'."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +45,16 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
     """Plans composites of CUB birds on Places scenes: not the release's images.
 
     Raises:
-        DataError: If there are fewer place classes than species.
+        DataError: If there are fewer place classes than species, or fewer species than validation is to borrow places
+            from.
     """
-    del variant
+    options = read_options(_GeneratedOptions, card, variant)
     cub = read_cub(raw, card)
+    if options.other_places_in_val > len(cub.species) - 2:
+        raise DataError(
+            f"{len(cub.species)} species cannot stand before {options.other_places_in_val} other species' places, the "
+            "test place left out; lower options.other_places_in_val in the card"
+        )
     places = _read_places(raw, card)
     if len(places.scenes) < len(cub.species):
         raise DataError(
@@ -56,6 +70,9 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
     index = {int(place): i for i, place in enumerate(train_places)}
 
     validation = stratified_validation(cub.birds, VALIDATION_SHARE, seed)
+    # Of its own, so that train and test are the same with and without.
+    val_rng = np.random.default_rng([seed, options.other_places_in_val])
+    scenes_at_home = [places.scenes[int(place)] for place in train_places]
     recipes: list[Recipe] = []
     for label in range(len(cub.species)):
         birds = sorted((bird for bird in cub.birds if bird.label == label), key=lambda bird: bird.file)
@@ -63,6 +80,11 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
         home_scenes = _draw(rng, places.scenes[at_home], len(birds))
         away_scenes = _draw(rng, places.scenes[away], len(birds))
         for bird, home, abroad in zip(birds, home_scenes, away_scenes, strict=True):
+            if bird.number in validation and options.other_places_in_val:
+                for place, background in _elsewhere(val_rng, label, scenes_at_home, options.other_places_in_val):
+                    shown = bird_recipe(bird, card, "val", label=label, group=label, place=place, background=background)
+                    recipes.append(replace(shown, key=f"{shown.key}-before-{place}"))
+                continue
             for split, place, background in _conditions(bird, validation, index[at_home], index[away], home, abroad):
                 recipes.append(
                     bird_recipe(bird, card, split, label=label, group=label, place=place, background=background)
@@ -102,6 +124,16 @@ def _conditions(
         ("test_training_places", home, home_scene),
         ("test_black", -1, BLACK),
     ]
+
+
+def _elsewhere(
+    rng: np.random.Generator, label: int, scenes_at_home: Sequence[Sequence[Path]], size: int
+) -> list[tuple[int, Path]]:
+    """Draws (place index, scene) of other species' training places, never of the species' own or of its test place."""
+    test_place = (label - 1) % len(scenes_at_home)
+    others = [place for place in range(len(scenes_at_home)) if place not in (label, test_place)]
+    drawn = [int(place) for place in rng.choice(others, size=size, replace=False)]
+    return [(place, scenes_at_home[place][int(rng.integers(len(scenes_at_home[place])))]) for place in drawn]
 
 
 def _draw(rng: np.random.RandomState, scenes: list[Path], size: int) -> list[Path]:
