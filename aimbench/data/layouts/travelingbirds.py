@@ -81,8 +81,8 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
         away_scenes = _draw(rng, places.scenes[away], len(birds))
         for bird, home, abroad in zip(birds, home_scenes, away_scenes, strict=True):
             if bird.number in validation and options.other_places_in_val:
-                for place, background in _elsewhere(val_rng, label, scenes_at_home, options.other_places_in_val):
-                    shown = bird_recipe(bird, card, "val", label=label, group=label, place=place, background=background)
+                for place, scene in _elsewhere(val_rng, label, scenes_at_home, options.other_places_in_val):
+                    shown = bird_recipe(bird, card, "val", label=label, group=label, place=place, background=scene)
                     recipes.append(replace(shown, key=f"{shown.key}-before-{place}"))
                 continue
             for split, place, background in _conditions(bird, validation, index[at_home], index[away], home, abroad):
