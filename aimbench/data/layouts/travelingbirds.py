@@ -50,11 +50,6 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
     """
     options = read_options(_GeneratedOptions, card, variant)
     cub = read_cub(raw, card)
-    if options.other_places_in_val > len(cub.species) - 2:
-        raise DataError(
-            f"{len(cub.species)} species cannot stand before {options.other_places_in_val} other species' places, the "
-            "test place left out; lower options.other_places_in_val in the card"
-        )
     places = _read_places(raw, card)
     if len(places.scenes) < len(cub.species):
         raise DataError(
@@ -80,15 +75,15 @@ def plan_generated(raw: RawFolder, card: Card, variant: Variant, seed: int) -> P
         home_scenes = _draw(rng, places.scenes[at_home], len(birds))
         away_scenes = _draw(rng, places.scenes[away], len(birds))
         for bird, home, abroad in zip(birds, home_scenes, away_scenes, strict=True):
-            if bird.number in validation and options.other_places_in_val:
-                for place, scene in _elsewhere(val_rng, label, scenes_at_home, options.other_places_in_val):
-                    shown = bird_recipe(bird, card, "val", label=label, group=label, place=place, background=scene)
-                    recipes.append(replace(shown, key=f"{shown.key}-before-{place}"))
-                continue
-            for split, place, background in _conditions(bird, validation, index[at_home], index[away], home, abroad):
-                recipes.append(
-                    bird_recipe(bird, card, split, label=label, group=label, place=place, background=background)
-                )
+            elsewhere = options.other_places_in_val if bird.number in validation else 0
+            if elsewhere:
+                conditions = _elsewhere(val_rng, label, scenes_at_home, elsewhere)
+            else:
+                conditions = _conditions(bird, validation, index[at_home], index[away], home, abroad)
+            for split, place, background in conditions:
+                recipe = bird_recipe(bird, card, split, label=label, group=label, place=place, background=background)
+                # The same bird before several places of one split is as many samples.
+                recipes.append(replace(recipe, key=f"{recipe.key}-before-{place}") if elsewhere else recipe)
     fewest = min(len(scenes) for scenes in places.scenes.values())
     most = max(np.bincount([bird.label for bird in cub.birds]))
     notes = [
@@ -128,12 +123,20 @@ def _conditions(
 
 def _elsewhere(
     rng: np.random.Generator, label: int, scenes_at_home: Sequence[Sequence[Path]], size: int
-) -> list[tuple[int, Path]]:
-    """Draws (place index, scene) of other species' training places, never of the species' own or of its test place."""
+) -> list[tuple[str, int, Path | str]]:
+    """Where a validation bird appears before other species' training places, never its own or its test place.
+
+    As `_conditions` has it: (split, place index, background).
+    """
     test_place = (label - 1) % len(scenes_at_home)
     others = [place for place in range(len(scenes_at_home)) if place not in (label, test_place)]
+    if size > len(others):
+        raise DataError(
+            f"{len(scenes_at_home)} species cannot stand before {size} other species' places, the test place left out; "
+            "lower options.other_places_in_val in the card"
+        )
     drawn = [int(place) for place in rng.choice(others, size=size, replace=False)]
-    return [(place, scenes_at_home[place][int(rng.integers(len(scenes_at_home[place])))]) for place in drawn]
+    return [("val", place, scenes_at_home[place][int(rng.integers(len(scenes_at_home[place])))]) for place in drawn]
 
 
 def _draw(rng: np.random.RandomState, scenes: list[Path], size: int) -> list[Path]:
