@@ -1,11 +1,39 @@
-"""Which runs were made with what a method has by default today."""
+"""What a method has by default today, and which runs were made with it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from aimbench.results.digest import Digest
+
+
+class Settings(NamedTuple):
+    """What defines a run of a method, besides dataset, backbone, evaluation and seed.
+
+    Attributes:
+        config: All settings of the method.
+        training: Training settings, as a definition holds them.
+        earlier: Settings of the method that records of a time before them lack, with the values of then.
+    """
+
+    config: Mapping[str, Any]
+    training: Mapping[str, Any]
+    earlier: Mapping[str, Any]
+
+
+def settings_of(name: str, changes: Mapping[str, Any]) -> Settings:
+    """Returns what ``aimbench run --method NAME --set ...`` takes today.
+
+    Raises:
+        ConfigError: The method or one of the changed settings is unknown, or a value does not fit.
+    """
+    from aimbench.train.config import TrainConfig
+    from aimbench.train.registry import get_method, later_settings
+
+    method = get_method(name)
+    config = method.configure(changes).model_dump(mode="json")
+    return Settings(config, TrainConfig(**method.training_defaults).defining(), later_settings(name))
 
 
 def at_defaults(runs: "Iterable[Digest]") -> "list[Digest]":
@@ -13,19 +41,19 @@ def at_defaults(runs: "Iterable[Digest]") -> "list[Digest]":
 
     Runs of methods that this installation does not have are left out.
     """
-    return [run for run in runs if _defaults(run.method) == (dict(run.config), _training(run))]
+    return [run for run in runs if _is_default(run)]
 
 
-def _training(run: "Digest") -> dict[str, Any]:
-    return {name: value for name, value in run.settings.items() if name != "evaluation"}
+def _is_default(run: "Digest") -> bool:
+    defaults = _defaults(run.method)
+    if defaults is None:
+        return False
+    training = {name: value for name, value in run.settings.items() if name != "evaluation"}
+    return {**defaults.earlier, **run.config} == defaults.config and training == defaults.training
 
 
 @cache
-def _defaults(name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    from aimbench.train.config import TrainConfig
-    from aimbench.train.registry import get_method, list_methods
+def _defaults(name: str) -> Settings | None:
+    from aimbench.train.registry import list_methods
 
-    if name not in {entry.name for entry in list_methods()}:
-        return None
-    method = get_method(name)
-    return method(method.configure({})).defining(), TrainConfig(**method.training_defaults).defining()
+    return settings_of(name, {}) if name in {entry.name for entry in list_methods()} else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aimbench.cli.options import ResultsRoot
+from aimbench.cli.options import ResultsRoot, Settings, parse_settings
 from aimbench.paths import results_root
 
 if TYPE_CHECKING:
@@ -142,6 +142,43 @@ def overview(
         typer.echo(f"no records in {root / 'records'} with default settings match; 'aimbench run' makes one", err=True)
         return
     show_or_write(render_overview(make_tables(runs), metric, format.value), out)
+
+
+@app.command()
+def ablation(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="Name of the method.")],
+    changes: Settings = None,
+    dataset: DatasetOption = None,
+    kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
+    selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
+    format: Annotated[TableFormat, typer.Option(help="md and latex are in percent.")] = TableFormat.md,
+    results: ResultsRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
+) -> None:
+    """Show what each setting of a method does: runs that differ from its defaults, or from --set, in one of them."""
+    from aimbench.cli.defaults import settings_of
+    from aimbench.results.ablation import make_ablations, render_ablations
+    from aimbench.results.index import find_digests
+    from aimbench.results.store import Store
+    from aimbench.results.tables import make_tables
+
+    root = results_root(results)
+    base = settings_of(method, parse_settings(changes))
+    name, variant = split_variant(dataset, None)
+    wanted = {"variant": variant, "method": method, "kind": kind, "backbone": backbone, "selector": selector}
+    runs = find_digests(Store(root), name, wanted)
+    found = [
+        (table, lines) for table in make_tables(runs) if len(lines := make_ablations(table, runs, method, *base)) > 1
+    ]
+    if not found:
+        typer.echo(
+            f"no records in {root / 'records'} of '{method}' differ from these settings in one; "
+            "'aimbench run --set' makes one, a plan with lists of settings makes many",
+            err=True,
+        )
+        return
+    show_or_write(render_ablations(found, format.value), out)
 
 
 @app.command()

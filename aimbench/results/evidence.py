@@ -21,7 +21,7 @@ _METRICS = ("accuracy", "worst_group_accuracy", "epg_gradcam", "epg_input_x_grad
 
 @dataclass(frozen=True)
 class Difference:
-    """Method minus ERM over paired seeds, as fractions.
+    """One side minus the other over paired seeds, as fractions.
 
     Attributes:
         value: Mean over the seeds.
@@ -79,18 +79,31 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
             if of_row is erm:
                 found.append(Evidence(row, metric, titles[metric], difference=None, gap_closed=None))
                 continue
-            gap = _difference(ceiling, base)
+            gap = paired_difference(oracle, erm, metric)
             found.append(
                 Evidence(
                     row,
                     metric,
                     titles[metric],
-                    difference=_difference(mine, base),
+                    difference=paired_difference(of_row, erm, metric),
                     gap_closed=_gap_closed(mine, base, ceiling),
                     gap_in_noise=gap is not None and (gap.low is None or gap.low <= 0),
                 )
             )
     return found
+
+
+def paired_difference(runs: Iterable[Digest], base: Iterable[Digest], metric: str) -> Difference | None:
+    """Returns a metric of some runs minus that of others over the seeds that both have; None if there is none."""
+    mine, others = _by_seed(runs, metric), _by_seed(base, metric)
+    values = [mine[seed] - others[seed] for seed in sorted(mine.keys() & others.keys())]
+    if not values:
+        return None
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return Difference(mean, 1)
+    half = student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Difference(mean, len(values), mean - half, mean + half)
 
 
 def _reference(members: Sequence[tuple[Row, list[Digest]]], row: Row, method: str, metric: str) -> list[Digest]:
@@ -116,19 +129,8 @@ def _untuned(row: Row) -> list[str]:
     return [setting for setting in row.settings.split(", ") if setting.split("=")[0] not in _TUNED]
 
 
-def _by_seed(runs: Sequence[Digest], metric: str) -> dict[int, float]:
+def _by_seed(runs: Iterable[Digest], metric: str) -> dict[int, float]:
     return {run.seed: run.scores[metric].value for run in runs if metric in run.scores}
-
-
-def _difference(mine: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
-    values = [mine[seed] - base[seed] for seed in sorted(mine.keys() & base.keys())]
-    if not values:
-        return None
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return Difference(mean, 1)
-    half = student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return Difference(mean, len(values), mean - half, mean + half)
 
 
 def _gap_closed(mine: Mapping[int, float], base: Mapping[int, float], ceiling: Mapping[int, float]) -> float | None:

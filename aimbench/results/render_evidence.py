@@ -53,11 +53,12 @@ def evidence_grid(evidence: Sequence[Evidence]) -> list[list[str]]:
         config = ", ".join(part for part in (row.config, row.settings) if part)
         gap = _MISSING if one.gap_closed is None else f"{100 * one.gap_closed:.0f} %" + " ≈" * one.gap_in_noise
         value = mean_and_spread(row.cells[one.metric])
-        lines.append([row.method, row.regime, config or _MISSING, str(row.n), value, _points(one.difference), gap])
+        lines.append([row.method, row.regime, config or _MISSING, str(row.n), value, points(one.difference), gap])
     return lines
 
 
-def _points(difference: Difference | None) -> str:
+def points(difference: Difference | None) -> str:
+    """Returns a difference in points, with its interval if it has one; ``-`` for none."""
     if difference is None:
         return _MISSING
     text = f"{100 * difference.value:+.1f}"
