@@ -119,8 +119,6 @@ class AIMPlusConfig(AIMConfig):
     """``both``: a linear classifier on S3 reads the masks that AIM learns. Else as in AIM."""
     predict_from: Literal["finest", "coarsest", "mean"] = "mean"
     """``mean``: AIM's classifiers and the one on S3 predict together. Else as in AIM."""
-    active_area: float = Field(0.25, gt=0, le=1)
-    """Target share of active mask positions: AIM's when ``aim_plus`` was run on every shifted set."""
 
 
 @register_method(
