@@ -48,8 +48,7 @@ def _is_default(run: "Digest") -> bool:
     defaults = _defaults(run.method)
     if defaults is None:
         return False
-    training = {name: value for name, value in run.settings.items() if name != "evaluation"}
-    return {**defaults.earlier, **run.config} == defaults.config and training == defaults.training
+    return {**defaults.earlier, **run.config} == defaults.config and run.training == defaults.training
 
 
 @cache

@@ -41,15 +41,21 @@ DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="Only this dataset, NAME or NAME@VARIANT.", metavar="NAME")
 ]
 
+KindOption = Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")]
+BackboneOption = Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")]
+SelectorOption = Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")]
+FormatOption = Annotated[TableFormat, typer.Option(help="md and latex are in percent.")]
+OutOption = Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")]
+
 
 @app.command()
 def table(
     dataset: DatasetOption = None,
     method: Annotated[str | None, typer.Option(help="Only this method.", metavar="NAME")] = None,
     variant: Annotated[str | None, typer.Option(help="Only this variant of the dataset.", metavar="NAME")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
-    kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
-    selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
+    backbone: BackboneOption = None,
+    kind: KindOption = None,
+    selector: SelectorOption = None,
     regime: Annotated[
         str | None, typer.Option(help="Only methods that train on these labels: class, groups, ...", metavar="NAME")
     ] = None,
@@ -63,7 +69,7 @@ def table(
     ] = None,
     reference: Annotated[bool, typer.Option("--reference", help="Published numbers beneath, unranked.")] = False,
     results: ResultsRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
+    out: OutOption = None,
 ) -> None:
     """Show results: mean and spread over seeds, one table for each set of comparable runs."""
     from aimbench.results.index import find_digests
@@ -90,12 +96,12 @@ def table(
 @app.command()
 def evidence(
     dataset: DatasetOption = None,
-    kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
-    selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
-    format: Annotated[TableFormat, typer.Option(help="md and latex are in percent.")] = TableFormat.md,
+    kind: KindOption = None,
+    backbone: BackboneOption = None,
+    selector: SelectorOption = None,
+    format: FormatOption = TableFormat.md,
     results: ResultsRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
+    out: OutOption = None,
 ) -> None:
     """Show each method's difference to ERM over paired seeds, and the gap to the oracle mask that it closes."""
     from aimbench.results.evidence import make_evidence
@@ -121,12 +127,12 @@ def overview(
         str, typer.Option(help="A column's key, such as accuracy or epg_gradcam; headline: WGA, else accuracy.")
     ] = "headline",
     method: Annotated[list[str] | None, typer.Option(help="Only these methods (repeat it).", metavar="NAME")] = None,
-    kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
-    selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
-    format: Annotated[TableFormat, typer.Option(help="md and latex are in percent.")] = TableFormat.md,
+    kind: KindOption = None,
+    backbone: BackboneOption = None,
+    selector: SelectorOption = None,
+    format: FormatOption = TableFormat.md,
     results: ResultsRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
+    out: OutOption = None,
 ) -> None:
     """Show one metric, methods down and datasets across, of the runs with the methods' default settings."""
     from aimbench.cli.defaults import at_defaults
@@ -149,12 +155,12 @@ def ablation(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="Name of the method.")],
     changes: Settings = None,
     dataset: DatasetOption = None,
-    kind: Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")] = None,
-    selector: Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")] = None,
-    format: Annotated[TableFormat, typer.Option(help="md and latex are in percent.")] = TableFormat.md,
+    kind: KindOption = None,
+    backbone: BackboneOption = None,
+    selector: SelectorOption = None,
+    format: FormatOption = TableFormat.md,
     results: ResultsRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")] = None,
+    out: OutOption = None,
 ) -> None:
     """Show what each setting of a method does: runs that differ from its defaults, or from --set, in one of them."""
     from aimbench.cli.defaults import settings_of

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from aimbench.results.describe import describe
@@ -10,7 +10,7 @@ from aimbench.results.digest import Digest
 from aimbench.results.evidence import Difference, paired_difference
 from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, latex_table, markdown_grid
 from aimbench.results.render import Format, mean_and_spread, title
-from aimbench.results.render_evidence import points
+from aimbench.results.render_evidence import difference_columns, points
 from aimbench.results.tables import Row, Table
 
 NOTES = (
@@ -29,13 +29,11 @@ class Ablation:
     Attributes:
         row: The row.
         change: The one setting that differs from the base, as ``key=value``; empty for the base itself.
-        metric: Key of the headline: accuracy where each class is a group of its own, else worst-group accuracy.
-        difference: Of the headline to the base; None for the base, and without a common seed.
+        difference: Of the table's headline to the base; None for the base, and without a common seed.
     """
 
     row: Row
     change: str
-    metric: str
     difference: Difference | None
 
 
@@ -61,31 +59,29 @@ def make_ablations(
         The base first; empty if the table has no row of it.
     """
     by_id = {run.id: run for run in runs}
-    metric = "accuracy" if table.groups_are_classes else "worst_group_accuracy"
-    found: list[tuple[list[str], Row, list[Digest]]] = []
+    members: list[tuple[list[str], Row, list[Digest]]] = []
     for row in table.rows:
         of_row = [by_id[name] for name in row.records]
-        if row.method != method or metric not in row.cells or _training(of_row[0]) != dict(training):
-            continue
-        own = {**earlier, **of_row[0].config}
-        changed = [key for key in config if own.get(key) != config[key]]
-        if len(changed) < 2 and own.keys() == config.keys():
-            found.append((changed, row, of_row))
-    # Rows that differ in the evaluation alone stand apart in a table; the base with most seeds is the one meant.
-    bases = [(row, of_row) for changed, row, of_row in found if not changed]
+        own = _full_config(of_row[0], earlier)
+        comparable = row.method == method and of_row[0].training == training and own.keys() == config.keys()
+        if comparable and table.headline in row.cells:
+            members.append(([key for key in config if own[key] != config[key]], row, of_row))
+    bases = [(row, of_row) for changed, row, of_row in members if not changed]
     if not bases:
         return []
-    base, of_base = max(bases, key=lambda member: member[0].n)
-    order = list(config)
-    changes = sorted((one for one in found if one[0]), key=lambda one: (order.index(one[0][0]), -one[1].n))
-    lines = [Ablation(base, "", metric, None)]
-    for changed, row, of_row in changes:
-        if of_row[0].settings != of_base[0].settings:
-            continue
-        value = {**earlier, **of_row[0].config}[changed[0]]
-        difference = paired_difference(of_row, of_base, metric)
-        lines.append(Ablation(row, describe({changed[0]: value}), metric, difference))
+    # Rows that differ in the evaluation alone stand apart in a table; the base with most seeds is the one meant.
+    base, of_base = max(bases, key=lambda one: one[0].n)
+    lines = [Ablation(base, "", None)]
+    for key in config:
+        for changed, row, of_row in members:
+            if changed == [key] and of_row[0].settings == of_base[0].settings:
+                change = describe({key: _full_config(of_row[0], earlier)[key]})
+                lines.append(Ablation(row, change, paired_difference(of_row, of_base, table.headline)))
     return lines
+
+
+def _full_config(run: Digest, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    return {**earlier, **run.config}
 
 
 def render_ablations(found: Sequence[tuple[Table, Sequence[Ablation]]], format: Format) -> str:
@@ -109,12 +105,8 @@ def render_ablations(found: Sequence[tuple[Table, Sequence[Ablation]]], format: 
     return "\n\n".join([*grids, "\n".join(bullets(notes))]) + "\n"
 
 
-def _training(run: Digest) -> dict[str, Any]:
-    return {name: value for name, value in run.settings.items() if name != "evaluation"}
-
-
 def _grid(table: Table, lines: Sequence[Ablation]) -> list[list[str]]:
-    metric = lines[0].metric
+    metric = table.headline
     shown = {column.key: column.title for column in table.columns}
     beside = [key for key in _BESIDE if key != metric and any(key in one.row.cells for one in lines)]
     grid = [["Change", "n", shown[metric], "Difference", *(shown[key] for key in beside)]]
@@ -127,7 +119,6 @@ def _grid(table: Table, lines: Sequence[Ablation]) -> list[list[str]]:
 
 
 def _flat(table: Table, one: Ablation) -> dict[str, Any]:
-    difference = asdict(one.difference) if one.difference else {"value": None, "n": None, "low": None, "high": None}
     return {
         "table": table.id,
         "dataset": table.dataset,
@@ -135,9 +126,9 @@ def _flat(table: Table, one: Ablation) -> dict[str, Any]:
         "method": one.row.method,
         "change": one.change,
         "n": one.row.n,
-        "metric": one.metric,
-        "value": one.row.cells[one.metric].value,
-        **{f"difference_{name}": value for name, value in difference.items()},
+        "metric": table.headline,
+        "value": one.row.cells[table.headline].value,
+        **difference_columns(one.difference),
         **{key: one.row.cells[key].value if key in one.row.cells else None for key in _BESIDE},
         "records": " ".join(one.row.records),
     }

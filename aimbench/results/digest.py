@@ -87,6 +87,11 @@ class Digest:
         return str(self.settings["evaluation"].get("epg_region", "mask"))
 
     @property
+    def training(self) -> dict[str, Any]:
+        """The training settings alone."""
+        return {name: value for name, value in self.settings.items() if name != "evaluation"}
+
+    @property
     def table_key(self) -> tuple[str, ...]:
         """Equal for runs that may be compared."""
         dataset = (self.dataset, self.variant, self.kind, self.fingerprint)

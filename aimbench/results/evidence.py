@@ -7,7 +7,7 @@ with the ERM and the oracle of its own training settings, or with the only ones 
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aimbench.results.digest import Digest
@@ -75,7 +75,6 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
             if metric not in row.cells:
                 continue
             erm, oracle = (_reference(members, row, method, metric) for method in (BASELINE, ORACLE))
-            mine, base, ceiling = (_by_seed(group, metric) for group in (of_row, erm, oracle))
             if of_row is erm:
                 found.append(Evidence(row, metric, titles[metric], difference=None, gap_closed=None))
                 continue
@@ -86,7 +85,7 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
                     metric,
                     titles[metric],
                     difference=paired_difference(of_row, erm, metric),
-                    gap_closed=_gap_closed(mine, base, ceiling),
+                    gap_closed=_gap_closed(of_row, erm, oracle, metric),
                     gap_in_noise=gap is not None and (gap.low is None or gap.low <= 0),
                 )
             )
@@ -133,7 +132,8 @@ def _by_seed(runs: Iterable[Digest], metric: str) -> dict[int, float]:
     return {run.seed: run.scores[metric].value for run in runs if metric in run.scores}
 
 
-def _gap_closed(mine: Mapping[int, float], base: Mapping[int, float], ceiling: Mapping[int, float]) -> float | None:
+def _gap_closed(runs: Iterable[Digest], erm: Iterable[Digest], oracle: Iterable[Digest], metric: str) -> float | None:
+    mine, base, ceiling = (_by_seed(group, metric) for group in (runs, erm, oracle))
     seeds = mine.keys() & base.keys() & ceiling.keys()
     gap = sum(ceiling[seed] - base[seed] for seed in seeds)
     return sum(mine[seed] - base[seed] for seed in seeds) / gap if gap > 0 else None

@@ -10,7 +10,7 @@ from aimbench.results.render import Format, mean_and_spread
 from aimbench.results.tables import Cell, Row, Table
 
 HEADLINE = "headline"
-"""Worst-group accuracy, or accuracy where each class is a group of its own."""
+"""Stands for `aimbench.results.tables.Table.headline`."""
 _MISSING = "-"
 _SHARED = ("kind", "backbone", "weights", "selector", "epg_region")
 
@@ -46,9 +46,7 @@ def render_overview(tables: Sequence[Table], metric: str, format: Format) -> str
 def _places(tables: Sequence[Table], metric: str) -> list[Place]:
     places = []
     for table in tables:
-        key = metric
-        if metric == HEADLINE:
-            key = "accuracy" if table.groups_are_classes else "worst_group_accuracy"
+        key = table.headline if metric == HEADLINE else metric
         rows: dict[str, Row] = {}
         for row in table.rows:
             if key in row.cells and (row.method not in rows or row.n > rows[row.method].n):

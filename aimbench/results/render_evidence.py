@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
@@ -57,6 +57,11 @@ def evidence_grid(evidence: Sequence[Evidence]) -> list[list[str]]:
     return lines
 
 
+def difference_columns(difference: Difference | None) -> dict[str, float | None]:
+    """Returns a difference as columns of CSV and JSON, fractions in full precision; all None for none."""
+    return {f"difference_{field.name}": getattr(difference, field.name, None) for field in fields(Difference)}
+
+
 def points(difference: Difference | None) -> str:
     """Returns a difference in points, with its interval if it has one; ``-`` for none."""
     if difference is None:
@@ -68,7 +73,6 @@ def points(difference: Difference | None) -> str:
 
 
 def _flat(table: Table, one: Evidence) -> dict[str, Any]:
-    difference = asdict(one.difference) if one.difference else {"value": None, "n": None, "low": None, "high": None}
     return {
         "table": table.id,
         "dataset": table.dataset,
@@ -83,7 +87,7 @@ def _flat(table: Table, one: Evidence) -> dict[str, Any]:
         "settings": one.row.settings,
         "n": one.row.n,
         "value": one.row.cells[one.metric].value,
-        **{f"difference_{name}": value for name, value in difference.items()},
+        **difference_columns(one.difference),
         "gap_closed": one.gap_closed,
         "gap_in_noise": one.gap_in_noise,
         "records": " ".join(one.row.records),

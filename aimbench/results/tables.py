@@ -116,6 +116,11 @@ class Table:
     groups_are_classes: bool = False
 
     @property
+    def headline(self) -> str:
+        """Key of worst-group accuracy, or of accuracy where each class is a group of its own."""
+        return "accuracy" if self.groups_are_classes else "worst_group_accuracy"
+
+    @property
     def id(self) -> str:
         """``table-<12 hex digits>``: a hash of what its runs share, so it stays when runs are added."""
         shared = [self.dataset, self.variant, self.kind, self.fingerprint, self.backbone]
