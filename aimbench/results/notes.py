@@ -6,8 +6,15 @@ from aimbench.record import Kind
 from aimbench.results.describe import differing, flattened, pick
 from aimbench.results.digest import Digest
 
+OF_CONFIG = (
+    "Config: of a method's rows the one with the most runs says all in which they differ; "
+    "the others say what they change against it."
+)
 
-def notes(runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, marked: bool) -> tuple[str, ...]:
+
+def notes(
+    runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, marked: bool, several_configs: bool
+) -> tuple[str, ...]:
     """Returns the lines beneath a table.
 
     Args:
@@ -15,6 +22,7 @@ def notes(runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, mar
         several_seeds: Whether some row has more than one run.
         single_runs: Whether some row has only one.
         marked: Whether cells carry the marks of `aimbench.results.ranking`.
+        several_configs: Whether some method has rows of different configurations.
     """
     lines = [_NOTE_OF_KIND[runs[0].kind]]
     if several_seeds:
@@ -26,6 +34,8 @@ def notes(runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, mar
             "Bold is the best of its column among rows of the same regime; ≈ marks what lies inside the noise of it: "
             "the 95 % intervals (test samples and, over seeds, runs) do not tell the two apart."
         )
+    if several_configs:
+        lines.append(OF_CONFIG)
     if len({str(run.regime) for run in runs}) > 1:
         lines.append(
             "Rows differ in the labels they used (Regime): compare only rows of the same regime, which stand together."

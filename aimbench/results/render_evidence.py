@@ -8,6 +8,7 @@ from typing import Any
 
 from aimbench.results.evidence import Difference, Evidence
 from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, latex_table, markdown_grid
+from aimbench.results.notes import OF_CONFIG
 from aimbench.results.render import Format, mean_and_spread, title
 from aimbench.results.tables import Table
 
@@ -37,9 +38,9 @@ def render_evidence(found: Sequence[tuple[Table, Sequence[Evidence]]], format: F
         grids = [evidence_grid(list(members)) for _, members in groupby(evidence, key=lambda one: one.metric)]
         if format == "md":
             lines = [line for grid in grids for line in [*markdown_grid(grid), ""]]
-            blocks.append("\n".join([f"**{title(table)}**", "", *lines, *bullets([*table.notes[:1], *NOTES])]))
+            blocks.append("\n".join([f"**{title(table)}**", "", *lines, *bullets(_notes(table))]))
         else:
-            caption = " ".join([f"{title(table)}.", *table.notes[:1], *NOTES])
+            caption = " ".join([f"{title(table)}.", *_notes(table)])
             blocks += [latex_table(grid, caption, [table.id]) for grid in grids]
     head = NEEDS_BOOKTABS if format == "latex" else ""
     return head + "\n\n".join(blocks) + "\n"
@@ -55,6 +56,11 @@ def evidence_grid(evidence: Sequence[Evidence]) -> list[list[str]]:
         value = mean_and_spread(row.cells[one.metric])
         lines.append([row.method, row.regime, config or _MISSING, str(row.n), value, points(one.difference), gap])
     return lines
+
+
+def _notes(table: Table) -> list[str]:
+    # Of the table's own notes: what kind of set it is, and how to read the configurations.
+    return [*table.notes[:1], *(note for note in table.notes if note == OF_CONFIG), *NOTES]
 
 
 def difference_columns(difference: Difference | None) -> dict[str, float | None]:

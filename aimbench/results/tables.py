@@ -77,7 +77,7 @@ class Row:
     Attributes:
         method: Name of the method.
         regime: Labels that the method used, such as ``train=class, select=none``.
-        config: Configuration that differs from other rows of the same method.
+        config: Configuration that differs from other rows of the same method; see `_configs`.
         settings: Training and evaluation settings that differ from other rows of the table.
         n: Number of runs.
         seeds: Their seeds, sorted.
@@ -185,13 +185,10 @@ def _make_table(runs: list[Digest]) -> Table:
     columns = _columns(runs)
     members = grouped(runs, lambda run: run.row_key)
     settings = differing([group[0].settings for group in members])
-    configs = {
-        method: differing([group[0].config for group in members if group[0].method == method])
-        for method in {run.method for run in runs}
-    }
+    configs = _configs(members)
     rows = [
-        _make_row(group, columns, pick(group[0].config, configs[group[0].method]), pick(group[0].settings, settings))
-        for group in members
+        _make_row(group, columns, config, pick(group[0].settings, settings))
+        for group, config in zip(members, configs, strict=True)
     ]
     rows = _marked(sorted(rows, key=lambda row: row.regime), columns)
     first = runs[0]
@@ -211,10 +208,29 @@ def _make_table(runs: list[Digest]) -> Table:
             several_seeds=any(row.n > 1 for row in rows),
             single_runs=any(row.n == 1 for row in rows),
             marked=any(cell.mark for row in rows for cell in row.cells.values()),
+            several_configs=any(row.config for row in rows),
         ),
         epg_region=first.epg_region,
         groups_are_classes=any(run.groups_are_classes for run in runs),
     )
+
+
+def _configs(members: Sequence[Sequence[Digest]]) -> list[str]:
+    """Returns the configuration of each row in words.
+
+    A method's row with the most runs says all that differs between the rows of the method; the others say what they
+    change against it. `notes` tells the reader.
+    """
+    usual: dict[str, Sequence[Digest]] = {}
+    for group in members:
+        usual[group[0].method] = max(usual.get(group[0].method, group), group, key=len)
+    shown = {method: differing([group[0].config for group in members if group[0].method == method]) for method in usual}
+    texts = []
+    for group in members:
+        method, config = group[0].method, group[0].config
+        changed = differing([config, usual[method][0].config])
+        texts.append(pick(config, changed or shown[method]))
+    return texts
 
 
 def _make_row(runs: list[Digest], columns: Sequence[Column], config: str, settings: str) -> Row:

@@ -7,6 +7,7 @@ import pytest
 
 from aimbench.errors import ConfigError
 from aimbench.record import Cost
+from aimbench.results.notes import OF_CONFIG
 from aimbench.results.render import grid, render, render_all, title
 from aimbench.results.tables import RowCost, make_tables
 
@@ -91,6 +92,26 @@ def test_config_shows_only_what_differs_within_a_method_and_settings_what_differ
         ("erm", "", "train=head"),
     ]
     assert "Training of all rows: epochs=20." in table.notes
+
+
+def test_of_many_configurations_only_the_one_with_the_most_runs_is_said_in_full(make_record):
+    usual = {"area": 0.25, "anneal": True, "stop": 2}
+    records = [
+        make_record(method="aim", config={**usual, "anneal": False}),
+        make_record(method="aim", config={**usual, "anneal": False, "area": 0.5}),
+        *(make_record(method="aim", config=usual, seed=seed) for seed in (0, 1)),
+        make_record(method="erm", config={"width": 8}),
+    ]
+    (table,) = make_tables(records)
+    assert [(row.n, row.config) for row in table.rows if row.method == "aim"] == [
+        (1, "anneal=false"),
+        (1, "area=0.5, anneal=false"),
+        (2, "area=0.25, anneal=true"),
+    ]
+    assert table.rows[-1].config == ""
+    assert OF_CONFIG in table.notes
+    (table,) = make_tables(records[2:])
+    assert OF_CONFIG not in table.notes
 
 
 def test_rows_are_sorted_by_method_whatever_their_numbers(make_record, make_metrics):
