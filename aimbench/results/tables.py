@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from aimbench.record import Kind, Record
-from aimbench.results.describe import describe, differing, pick
+from aimbench.results.describe import describe, differing, flattened, pick
 from aimbench.results.digest import CONDITION_PREFIX, Digest, Score, digest
 from aimbench.results.notes import notes
 from aimbench.results.ranking import UNRANKED, Mark, marks
@@ -228,8 +228,9 @@ def _configs(members: Sequence[Sequence[Digest]]) -> list[str]:
     texts = []
     for group in members:
         method, config = group[0].method, group[0].config
-        changed = differing([config, usual[method][0].config])
-        texts.append(pick(config, changed or shown[method]))
+        told = differing([config, usual[method][0].config]) or shown[method]
+        absent = [f"no {key}" for key in sorted(told - flattened(config).keys())]
+        texts.append(", ".join(filter(None, [pick(config, told), *absent])))
     return texts
 
 

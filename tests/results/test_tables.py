@@ -99,6 +99,7 @@ def test_of_many_configurations_only_the_one_with_the_most_runs_is_said_in_full(
     records = [
         make_record(method="aim", config={**usual, "anneal": False}),
         make_record(method="aim", config={**usual, "anneal": False, "area": 0.5}),
+        make_record(method="aim", config={"area": 0.25, "anneal": True}),
         *(make_record(method="aim", config=usual, seed=seed) for seed in (0, 1)),
         make_record(method="erm", config={"width": 8}),
     ]
@@ -106,11 +107,12 @@ def test_of_many_configurations_only_the_one_with_the_most_runs_is_said_in_full(
     assert [(row.n, row.config) for row in table.rows if row.method == "aim"] == [
         (1, "anneal=false"),
         (1, "area=0.5, anneal=false"),
-        (2, "area=0.25, anneal=true"),
+        (2, "area=0.25, anneal=true, stop=2"),
+        (1, "no stop"),
     ]
     assert table.rows[-1].config == ""
     assert OF_CONFIG in table.notes
-    (table,) = make_tables(records[2:])
+    (table,) = make_tables(records[3:])
     assert OF_CONFIG not in table.notes
 
 
