@@ -24,20 +24,25 @@ class MaskedPoolHead(Head):
         super().__init__()
         self.stages = (STAGES - 1,)
         self.inverse = inverse
+        self._embed_mean = pyramid.embed_mean  # a bound method, so that the pyramid is not registered twice
         channels = pyramid.channels[-1]
         self.standardize = Standardize(channels) if standardize else nn.Identity()
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
-        """Classifies from the masked mean of S3; a mask without a pixel keeps every position."""
+        """Classifies from the masked mean of S3.
+
+        Without a pixel of ground truth every position counts; where the inverse leaves none, the mean is 0.
+        """
         assert mask is not None
         feature = features[STAGES - 1]
         weight = F.adaptive_avg_pool2d(mask, (feature.shape[-2], feature.shape[-1]))
-        weight = 1 - weight if self.inverse else weight
-        total = weight.sum(dim=(2, 3), keepdim=True)
-        weight = torch.where(total > 0, weight, torch.ones_like(weight))
+        known = weight.sum(dim=(2, 3), keepdim=True) > 0
+        weight = torch.where(known, 1 - weight if self.inverse else weight, torch.ones_like(weight))
         masked = feature * weight
-        embedding = masked.sum(dim=(2, 3)) / weight.sum(dim=(2, 3))
+        total = weight.sum(dim=(2, 3))
+        mean = masked.sum(dim=(2, 3)) / torch.where(total > 0, total, torch.ones_like(total))
+        embedding = self._embed_mean(mean)
         return Output(logits=self.classifier(self.standardize(embedding)), embedding=embedding, last_map=masked)
 
 

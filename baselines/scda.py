@@ -12,6 +12,7 @@ class SelectedPoolHead(Head):
     def __init__(self, pyramid: FeaturePyramid, num_classes: int, *, standardize: bool) -> None:
         super().__init__()
         self.stages = (STAGES - 1,)
+        self._embed_mean = pyramid.embed_mean  # a bound method, so that the pyramid is not registered twice
         channels = pyramid.channels[-1]
         self.standardize = Standardize(channels) if standardize else nn.Identity()
         self.classifier = nn.Linear(channels, num_classes)
@@ -22,11 +23,10 @@ class SelectedPoolHead(Head):
         response = feature.sum(dim=1, keepdim=True)
         selected = (response >= response.mean(dim=(2, 3), keepdim=True)).to(feature.dtype)
         masked = feature * selected
-        embedding = masked.sum(dim=(2, 3)) / selected.sum(dim=(2, 3)).clamp_min(1.0)
+        embedding = self._embed_mean(masked.sum(dim=(2, 3)) / selected.sum(dim=(2, 3)).clamp_min(1.0))
         return Output(
             logits=self.classifier(self.standardize(embedding)),
             masks={"stage3": selected},
-            mask_probabilities={"stage3": selected},
             embedding=embedding,
             last_map=masked,
         )

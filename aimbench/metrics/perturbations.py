@@ -120,7 +120,10 @@ def removal_curve(
     Pixels turn grey (deletion), or appear on grey (insertion), in the order of
     their attribution, the largest first, in ``steps`` equal portions; the area
     under the probability of the target is taken by the trapezoidal rule. A
-    faithful map has a small deletion and a large insertion area.
+    faithful map has a small deletion and a large insertion area. Cells of a map
+    that are equal, as those of a binary mask, come in an order that is drawn
+    once and the same for every image, so a map that says nothing is no wipe
+    from the top.
 
     Args:
         predict: (N, C, H, W) images to (N, K) logits.
@@ -135,7 +138,9 @@ def removal_curve(
     """
     size = image.shape[-2:]
     scores = F.interpolate(attribution.float()[:, None], size=size, mode="bilinear", align_corners=False).flatten(1)
-    rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1).reshape(-1, 1, *size)
+    drawn = _drawn_order(attribution.shape[-2:], size).to(scores.device)
+    among_equals = scores[:, drawn].argsort(dim=1, descending=True, stable=True)
+    rank = drawn[among_equals].argsort(dim=1).reshape(-1, 1, *size)
     pixels = size[0] * size[1]
     probabilities = []
     for step in range(steps + 1):
@@ -143,6 +148,12 @@ def removal_curve(
         kept = image * (first if insert else ~first)
         probabilities.append(predict(kept).float().softmax(dim=1).gather(1, target[:, None])[:, 0])
     return torch.trapezoid(torch.stack(probabilities), dx=1 / steps, dim=0)
+
+
+def _drawn_order(cells: torch.Size, size: torch.Size) -> Tensor:
+    """Pixels of an image of ``size`` cell by cell of a map laid over it, the cells in a drawn order, ``(H * W,)``."""
+    order = torch.randperm(cells[0] * cells[1], generator=torch.Generator().manual_seed(0)).float()
+    return F.interpolate(order.reshape(1, 1, *cells), size=size, mode="nearest-exact").flatten().argsort(stable=True)
 
 
 def _shifts(region: Tensor) -> list[tuple[int, int]]:

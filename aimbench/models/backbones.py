@@ -107,6 +107,19 @@ class FeaturePyramid(nn.Module):
             final = final.permute(0, 2, 3, 1)
         return network.forward_head(final, pre_logits=True)  # type: ignore[no-any-return]
 
+    def embed_mean(self, mean: Tensor) -> Tensor:
+        """What the network's own classifier would receive if ``mean`` were the mean of S3, ``(N, C)`` to the same.
+
+        A ConvNeXt normalises after pooling; a head that pools S3 in its own way goes through the same here. A plain
+        Vision Transformer classifies by a token of its own instead, and gives the mean back.
+        """
+        if self.is_token_grid:
+            return mean
+        final = mean[:, :, None, None]
+        if isinstance(self.network, timm.models.SwinTransformer):
+            final = final.permute(0, 2, 3, 1)
+        return self.network.forward_head(final, pre_logits=True)  # type: ignore[operator,no-any-return]
+
     def _forward_tokens(self, image: Tensor, entries: Collection[int]) -> list[Tensor]:
         network: Any = self.network
         tokens = network.patch_embed(image)

@@ -18,7 +18,7 @@ class Output:
         stage_logits: further classifiers' logits by name, each ``(N, K)``.
         masks: the method's own spatial masks by stage name, ``(N, 1, h, w)`` in {0, 1},
             coarse to fine. Empty where a method masks nothing.
-        mask_probabilities: probability that a position is open, shaped like ``masks``.
+        mask_probabilities: probability that a position is open, shaped like ``masks``, where masks are learned.
         embedding: ``(N, D)``, what the last linear layer saw.
         last_map: the map that the classifier pools, where the head makes it and it is not the last of the
             features; GradCAM reads it then.

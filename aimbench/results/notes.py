@@ -8,7 +8,7 @@ from aimbench.results.digest import Digest
 
 OF_CONFIG = (
     "Config: of a method's rows the one with the most runs says all in which they differ; "
-    "the others say what they change against it. A run with `no` setting is as all were before there was that setting."
+    "the others say what they change against it. A run with `no` setting is from before there was that setting."
 )
 
 

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 Mark = Literal["best", "noise"]
 
 # A map that ignores the image; no method is better for it.
-UNRANKED = frozenset({"epg_uniform", "epg_centre"})
+UNRANKED = frozenset({"epg_uniform", "epg_centre_gaussian"})
 
 
 class Estimate(Protocol):

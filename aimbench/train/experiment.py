@@ -15,6 +15,7 @@ from aimbench.data.dataset import ShardDataset
 from aimbench.data.loader import cpu_split
 from aimbench.data.sharing import by_first, is_first
 from aimbench.data.transforms import TransformConfig
+from aimbench.errors import ConfigError
 from aimbench.metrics.health import warnings as health_warnings
 from aimbench.metrics.selectors import SELECTORS, check_headline, selector_scores
 from aimbench.models.backbones import FeaturePyramid, create_pyramid
@@ -124,6 +125,7 @@ class Experiment:
         self.method: Method = method_class(method_class.configure(request.settings, request.preset))
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
         self.method.check(self._group_counts())
+        self._without_object = self._check_objects()
         self.config = read_config({**method_class.training_defaults, **request.training})
         check_processes(self.method, self.config.loader, request.devices, request.nodes)
         self.selector = request.selector or self.dataset.card.default_selector
@@ -153,6 +155,11 @@ class Experiment:
 
     def _run(self, *, fresh: bool) -> Result:
         started = time.perf_counter()
+        if self._without_object:
+            self.reporter.warn(
+                f"up to {self._without_object:.1%} of the samples have neither mask nor box; "
+                f"'{self.method.name}' does not know where their object is"
+            )
         trainer = self.trainer(fresh=fresh)
         status = "failed"
         try:
@@ -268,12 +275,37 @@ class Experiment:
         train, val = (group_counts(self.dataset, split) for split in ("train", "val"))
         return GroupCounts(len(manifest.classes), manifest.groups, train, val)
 
+    def _check_objects(self) -> float:
+        """The share of samples, at most, without a mask or a box, of a method that reads them.
+
+        Raises:
+            ConfigError: no sample has either.
+        """
+        if "mask" not in self.method.regime.fields:
+            return 0.0
+        truth = self.dataset.manifest.ground_truth
+        known = max(truth.share_with_mask, truth.share_with_boxes or 0.0)
+        if known == 0:
+            raise ConfigError(
+                f"method '{self.method.name}' reads each object's mask or box, and {self.dataset.name}@"
+                f"{self.dataset.variant} has neither; choose a dataset that has ('aimbench list datasets')"
+            )
+        return 1 - known
+
     def _look(self, trainer: Trainer) -> Looked | None:
         count = self.request.epg_samples
         if count == 0:
             return None
         return look(
-            trainer.fabric, trainer.model, self.method, trainer.data, "test", count, self.reporter, self.attributions
+            trainer.fabric,
+            trainer.model,
+            self.method,
+            trainer.data,
+            "test",
+            count,
+            self.reporter,
+            self.attributions,
+            ground_truth=self.ground_truth,
         )
 
     def _record(

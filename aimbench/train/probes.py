@@ -7,10 +7,12 @@ import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.nn import functional as F
 
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import ConfigError, DataError, nearest_names
 from aimbench.metrics import perturbations as p
+from aimbench.metrics.health import OPEN
 from aimbench.metrics.statistics import bootstrap_mean_interval, wilson_interval
 from aimbench.models.classifier import Classifier
 from aimbench.record import Probe
@@ -73,9 +75,10 @@ def probe(
     """Runs probes on the test samples that have ground truth.
 
     Accuracies are named ``accuracy`` (of the same samples untouched) and ``accuracy_<change>``; areas
-    ``deletion_<attribution>`` and ``insertion_<attribution>``; ``rfs`` is relative foreground sensitivity
-    (Moayeri et al. 2022): (b - f) / (2 min(m, 1 - m)) with accuracies f and b under noise on object and
-    background, and their mean m.
+    ``deletion_<attribution>`` and ``insertion_<attribution>``, and, with ``faithfulness`` for a method with masks,
+    ``accuracy_grey_outside_own_mask``, where the image is grey outside the mask that the method gave it; ``rfs`` is
+    relative foreground sensitivity (Moayeri et al. 2022): (b - f) / (2 min(m, 1 - m)) with accuracies f and b under
+    noise on object and background, one draw an image, and their mean m.
 
     Raises:
         ConfigError: a probe is unknown.
@@ -187,6 +190,10 @@ def _faithfulness(model: Classifier, method: Method, image: Tensor, label: Tenso
     maps = attribute(model, method, image, label, region[:, None].to(image), names=DEFAULT).maps
     rows = {}
     with torch.no_grad():
+        if "mask" in maps:
+            seen = F.interpolate(maps["mask"].float()[:, None], size=image.shape[-2:], mode="nearest-exact")[:, 0]
+            altered, _ = p.grey_outside(image, seen > OPEN)
+            rows["accuracy_grey_outside_own_mask"] = _correct(model, altered, region, label)
         for name, map_ in maps.items():
             for kind in ("deletion", "insertion"):
                 rows[f"{kind}_{name}"] = p.removal_curve(

@@ -20,12 +20,15 @@ def binary_gumbel(logits: Tensor, temperature: float, *, noise: bool = True) -> 
     Returns:
         0 or 1, shaped like ``logits``.
     """
+    dtype = logits.dtype
     if noise:
+        # In half precision the noise would have no tails: a logit of 6 would never close.
+        logits = logits.to(torch.promote_types(dtype, torch.float32))
         uniform = uniform_like(logits).clamp_(1e-6, 1 - 1e-6)
         logits = logits + torch.log(uniform) - torch.log1p(-uniform)
     soft = torch.sigmoid(logits / temperature)
     hard = (logits > 0).to(soft.dtype)
-    return hard + (soft - soft.detach())  # the bracket is exactly zero, so values are exactly 0 and 1
+    return (hard + (soft - soft.detach())).to(dtype)  # the bracket is exactly zero, so values are exactly 0 and 1
 
 
 def decided(logits: Tensor) -> Tensor:

@@ -9,10 +9,13 @@ from aimbench.train.api import Output, Progress, batch_mean
 
 
 def target_area(config: MaskingConfig, progress: Progress) -> float:
-    """Tau of this epoch: from 1, linearly epoch by epoch, to ``active_area``, then constant."""
+    """Tau of this epoch: from 1, linearly epoch by epoch, to ``active_area``, then constant.
+
+    The last epoch has ``active_area`` at the latest; a training of one epoch stays at 1.
+    """
     if not config.anneal:
         return config.active_area
-    last = max(1.0, config.anneal_fraction * progress.epochs)
+    last = max(1.0, min(config.anneal_fraction * progress.epochs, progress.epochs - 1))
     return 1.0 - (1.0 - config.active_area) * min(1.0, progress.epoch / last)
 
 

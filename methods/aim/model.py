@@ -109,7 +109,9 @@ class AIMHead(Head):
         self.config = config
         self.stages = tuple(range(config.stop_stage, STAGES))
         self.gate = Gate(config.temperature)
-        # The backbone's own features are standardised after pooling as well, as ERM's are.
+        # A bound method, so that the pyramid is not registered twice.
+        self._embed_mean = pyramid.embed_mean
+        # The backbone's own features are standardised after pooling, as ERM's are.
         pooled = config.features == "backbone" and standardize
         self._order = {f"stage{index}": index for index in reversed(self.stages)}  # coarse to fine
         self.topdown = nn.ModuleDict()
@@ -147,31 +149,33 @@ class AIMHead(Head):
             coarser = None if fused_map is None else F.interpolate(fused_map, size=size, mode="nearest")
             logits = stage.mask_logits(feature, coarser if self.config.guided else None, objectness)
             binary = torch.ones_like(feature[:, :1]) if logits is None else self.gate(logits)
+            read = features[index] if self.config.features == "backbone" else feature
             if logits is not None:
                 masks[name], probabilities[name] = binary, torch.sigmoid(logits)
             if by_mean:
-                masked_mean = stage.branch.masked_mean(feature, binary)
+                masked_mean = stage.branch.masked_mean(read, binary)
                 fused_mean = masked_mean if fused_mean is None else masked_mean + fused_mean
             else:
-                masked = stage.branch.masked_map(feature, binary)
+                masked = stage.branch.masked_map(read, binary)
                 fused_map = masked if coarser is None else masked + coarser
                 coarsest_map = fused_map if coarsest_map is None else coarsest_map
                 masked_mean, fused_mean = masked.mean(dim=(2, 3)), fused_map.mean(dim=(2, 3))
             opened = binary if opened is None else torch.maximum(binary, F.interpolate(opened, size=size))
-            if self.config.loss_on == "masked":
-                stage_logits[name] = self.classifiers[name](self._pooled(masked_mean, binary))
-            else:
-                stage_logits[name] = self.classifiers[name](self._pooled(fused_mean, opened))
+            before_fusion = self.config.loss_on == "masked"
+            embedding = self._pooled(masked_mean, binary) if before_fusion else self._pooled(fused_mean, opened)
+            if self.config.features == "backbone":
+                embedding = self._embed_mean(embedding)
+            stage_logits[name] = self.classifiers[name](embedding)
         assert fused_mean is not None
         assert opened is not None
-        embedding = self._pooled(fused_mean, opened)
         last_map = coarsest_map if self.config.predict_from == "coarsest" else fused_map
         if self.final is not None:
+            embedding = self._pooled(fused_mean, opened)
             stage_logits["fused"] = self.final(embedding)
         if self.own is not None:
             seen = masks[f"stage{STAGES - 1}"].detach()
             last_map = features[STAGES - 1] * seen
-            embedding = self._pooled(last_map.mean(dim=(2, 3)), seen)
+            embedding = self._embed_mean(self._pooled(last_map.mean(dim=(2, 3)), seen))
             stage_logits["own"] = self.own(embedding)
         return Output(
             logits=self._predict(stage_logits),

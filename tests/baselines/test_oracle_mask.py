@@ -9,15 +9,24 @@ from aimbench.train.registry import get_method
 
 @pytest.mark.parametrize(("inverse", "first"), [(False, (1 * 8 + 0.5 * 2) / 1.5), (True, (0.5 * 2 + 4 + 6) / 2.5)])
 def test_positions_count_by_the_share_that_the_mask_covers(inverse: bool, first: float) -> None:
-    pyramid = create_pyramid("test_convnext.r160_in1k")
+    pyramid = create_pyramid("test_resnet.r160_in1k")
     method = get_method("oracle_mask")
     head = method(method.configure({"inverse": inverse})).build(pyramid, 3, frozen=False)
-    feature = torch.zeros(2, pyramid.channels[-1], 2, 2)
+    feature = torch.zeros(3, pyramid.channels[-1], 2, 2)
     feature[:, 0] = torch.tensor([[8.0, 2.0], [4.0, 6.0]])
-    mask = torch.zeros(2, 1, 4, 4)
+    mask = torch.zeros(3, 1, 4, 4)
     mask[0, 0, :2, :3] = 1  # all of the first position and half of the second
-    mask[1] = float(inverse)  # nothing is left to pool: every position stays
+    mask[2] = 1  # the second sample has no ground truth; the third is object everywhere
     output = head([torch.empty(0)] * 3 + [feature], mask)
     assert output.embedding is not None
-    assert output.embedding[:, 0].tolist() == pytest.approx([first, 5.0])
+    assert output.embedding[:, 0].tolist() == pytest.approx([first, 5.0, 0.0 if inverse else 5.0])
     torch.testing.assert_close(output.logits, head.classifier(output.embedding))
+
+
+@pytest.mark.parametrize("name", ["test_convnext.r160_in1k", "test_efficientnet.r160_in1k"])
+def test_an_object_everywhere_is_erm(name: str) -> None:
+    pyramid = create_pyramid(name).eval()
+    features = [torch.empty(0)] * 3 + [torch.randn(2, pyramid.channels[-1], 3, 3)]
+    method = get_method("oracle_mask")
+    head = method(method.configure({})).build(pyramid, 3, frozen=False)
+    torch.testing.assert_close(head(features, torch.ones(2, 1, 6, 6)).embedding, pyramid.embed(features))

@@ -7,7 +7,7 @@ from aimbench.train.registry import get_method
 
 
 def test_positions_above_the_images_mean_are_averaged() -> None:
-    pyramid = create_pyramid("test_convnext.r160_in1k")
+    pyramid = create_pyramid("test_resnet.r160_in1k")
     method = get_method("scda")
     head = method(method.configure({})).build(pyramid, 3, frozen=False)
     feature = torch.zeros(2, pyramid.channels[-1], 2, 2)

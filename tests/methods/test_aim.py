@@ -17,6 +17,7 @@ from aimbench.methods.aim.method import AIM, TopDownConfig
 from aimbench.methods.aim.model import AIMHead, TopDownStage
 from aimbench.methods.aim.presets import PRESETS
 from aimbench.models.backbones import FeaturePyramid, create_pyramid
+from aimbench.models.classifier import LinearHead
 from aimbench.train.api import Output, Progress
 from aimbench.train.registry import get_method
 
@@ -68,6 +69,15 @@ def test_sampled_decision_is_exactly_zero_or_one() -> None:
     assert binary_gumbel(torch.zeros(10_000), 1.0).unique().tolist() == [0, 1]
 
 
+def test_half_precision_draws_as_often_as_single() -> None:
+    torch.manual_seed(0)
+    draws = [binary_gumbel(torch.full((1_000_000,), logit, dtype=torch.bfloat16), 1.0) for logit in (-6.0, 6.0)]
+    assert {draw.dtype for draw in draws} == {torch.bfloat16}
+    rare = 1 / (1 + math.exp(6))  # 0.0025, with a standard error of 5e-5
+    assert draws[0].float().mean().item() == pytest.approx(rare, abs=3e-4)
+    assert (1 - draws[1].float()).mean().item() == pytest.approx(rare, abs=3e-4)
+
+
 def test_gradient_of_a_sampled_decision_is_the_soft_ones() -> None:
     logits = torch.linspace(-3, 3, 50, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(3)
@@ -95,6 +105,13 @@ def test_target_area_falls_linearly_epoch_by_epoch_and_then_holds() -> None:
 def test_target_area_of_a_very_short_training() -> None:
     assert target_area(AIMConfig(active_area=0.2), epoch(0, 1)) == 1.0
     assert target_area(AIMConfig(active_area=0.2), epoch(1, 2)) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("fraction", [0.9, 1.0])
+def test_the_last_epoch_has_the_target_area(fraction: float) -> None:
+    config = AIMConfig(active_area=0.2, anneal_fraction=fraction)
+    assert target_area(config, epoch(4, 5)) == pytest.approx(0.2)
+    assert target_area(config, epoch(3, 5)) == pytest.approx(0.4)
 
 
 def test_temperature_is_constant_or_linear_in_steps() -> None:
@@ -300,7 +317,8 @@ def test_every_parameter_of_the_head_learns(pyramid: FeaturePyramid) -> None:
     head = AIMHead(pyramid, 5, AIMConfig(stop_stage=1, guided=True, width=8, mask_width=4), standardize=True)
     output = head.train()(features_of(pyramid, (16, 8, 4, 2)))
     aim_loss(output, torch.tensor([0, 1, 2]), AIMConfig(anneal=False), epoch(0, 4))["loss"].backward()
-    assert [name for name, parameter in head.named_parameters() if parameter.grad is None] == []
+    still = [name for name, parameter in head.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert still == []
 
 
 def test_guide_informs_the_finer_mask_only_where_asked(pyramid: FeaturePyramid) -> None:
@@ -395,6 +413,35 @@ def test_presets_are_the_papers_names() -> None:
     assert all(AIM.configure({}, preset=name) for name in PRESETS)
 
 
+def test_the_papers_presets_have_none_of_our_own_choices() -> None:
+    expected = {
+        "stop_stage": 2,
+        "active_area": 0.25,
+        "area_weight": 6.0,
+        "area_over": "batch",
+        "anneal": True,
+        "anneal_fraction": 0.5,
+        "noise_until": 1.0,
+        "masks": "learned",
+        "temperature": 1.0,
+        "final_temperature": None,
+        "loss_on": "masked",
+        "predict_from": "finest",
+        "pool": "all",
+        "guided": False,
+        "objectness": 0.0,
+        "features": "topdown",
+        "width": 256,
+        "smooth_start": "random",
+        "smooth_lr_factor": 1.0,
+        "mask_width": 64,
+        "mask_lr_factor": 1.0,
+    }
+    config = AIM.configure({}, preset="2-25").model_dump()
+    assert {name: config[name] for name in expected} == expected
+    assert set(config) - set(expected) == {"initial_logit", "standardize"}  # open at the start; as ERM's features
+
+
 # Beyond the paper
 
 
@@ -418,8 +465,12 @@ def test_backbone_features_under_an_open_mask_are_erms(pyramid: FeaturePyramid) 
     features = features_of(pyramid, (20, 10, 5, 5))
     config = AIMConfig(stop_stage=3, features="backbone", masks="open")
     head = AIMHead(pyramid, 3, config, standardize=False).eval()
-    linear = head.classifiers["stage3"]
-    torch.testing.assert_close(head(features).logits, linear(features[3].mean(dim=(2, 3))))
+    erm = LinearHead(pyramid, 3).eval()
+    erm.classifier.load_state_dict(head.classifiers["stage3"].state_dict())
+    expected = erm(features).embedding
+    assert expected is not None
+    assert (expected - features[3].mean(dim=(2, 3))).abs().max() > 0.1  # this network normalises after pooling
+    torch.testing.assert_close(head(features).logits, erm(features).logits)
 
 
 def test_backbone_features_have_no_finer_stage() -> None:
@@ -443,7 +494,7 @@ def test_both_features_predict_by_s3_under_aims_masks_without_shaping_them(
     output = both(features)
     mask = output.masks["stage3"]
     mean = (features[3] * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1)
-    torch.testing.assert_close(output.logits, both.own(mean))
+    torch.testing.assert_close(output.logits, both.own(pyramid.embed_mean(mean)))
     torch.testing.assert_close(output.last_map, features[3] * mask)
     for reads_stage3_alone in (both.config, method.configure({"stop_stage": stop_stage, "predict_from": "coarsest"})):
         torch.testing.assert_close(method(reads_stage3_alone).explain(output), mask[:, 0])

@@ -95,6 +95,21 @@ def test_a_map_that_knows_has_a_small_deletion_and_a_large_insertion():
     assert p.removal_curve(predict, image, maps, target, insert=True, steps=4).tolist() == pytest.approx([0.875, 0.125])
 
 
+def test_equal_cells_of_a_map_are_removed_whole_and_not_from_the_top():
+    image, kept = torch.ones(1, 1, 8, 8), []
+
+    def predict(image):
+        kept.append(image[0, 0].bool())
+        return torch.zeros(1, 2)
+
+    p.removal_curve(predict, image, torch.zeros(1, 4, 4), torch.tensor([0]), insert=True, steps=16)
+    cells = [k.reshape(4, 2, 4, 2).transpose(1, 2).flatten(2) for k in kept]
+    assert all((c.all(dim=2) == c.any(dim=2)).all() for c in cells)  # 16 steps for 16 cells: none is half there
+    assert [int(c.all(dim=2).sum()) for c in cells] == list(range(17))
+    rows = kept[8].reshape(4, 16).any(dim=1)
+    assert rows.sum() > 2  # the first eight cells are not the upper half
+
+
 def test_a_coarse_map_of_a_wide_image_is_not_transposed():
     def predict(image):  # the top right of 2 x 4 pixels alone matters
         seen = image[:, 0, 0, 3] > 0

@@ -29,6 +29,9 @@ def test_pyramid_has_four_strides_and_the_networks_own_embedding(name: str) -> N
         assert feature.shape[1] == channels
         assert abs(feature.shape[-1] - size / stride) < 1
     torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
+    mean = features[3].mean(dim=(2, 3))
+    pooled = mean if pyramid.is_token_grid else embedding
+    torch.testing.assert_close(pyramid.embed_mean(mean), pooled, rtol=1e-4, atol=1e-5)
 
 
 def test_s3_of_an_efficientnet_is_what_its_classifier_pools() -> None:

@@ -116,6 +116,17 @@ def test_of_many_configurations_only_the_one_with_the_most_runs_is_said_in_full(
     assert OF_CONFIG not in table.notes
 
 
+def test_a_setting_that_came_later_is_said_with_the_value_that_runs_had_before(make_record):
+    now = {"smooth_start": "identity", "smooth_lr_factor": 0.1, "area": 0.25}
+    records = [make_record(method="aim", config=now, seed=seed) for seed in (0, 1)]
+    records.append(make_record(method="aim", config={"area": 0.25}))
+    (table,) = make_tables(records)
+    assert [row.config for row in table.rows] == [
+        "smooth_start=identity, smooth_lr_factor=0.1",
+        "smooth_start=random, smooth_lr_factor=1.0",
+    ]
+
+
 def test_rows_are_sorted_by_method_whatever_their_numbers(make_record, make_metrics):
     records = [
         make_record(method=name, metrics={"test": make_metrics(accuracy=accuracy)})

@@ -44,7 +44,7 @@ def test_noise_is_drawn_in_colours_of_0_to_1_and_cut_there() -> None:
     assert (expected[:, :, :, :20] == 0).any()
 
 
-@pytest.mark.parametrize("method", ["erm", pytest.param("oracle_mask", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["erm", "scda", pytest.param("oracle_mask", marks=pytest.mark.slow)])
 def test_probes_are_written_into_the_record(
     method: str,
     experiment: Callable[..., Any],
@@ -75,6 +75,9 @@ def test_probes_are_written_into_the_record(
     changes = {"grey_outside", "grey_object", "grey_box", "tile_box", "moved_to_border", "cut_as_if_moved"}
     changes |= {"noise_on_object", "noise_on_background"}
     areas = {f"{kind}_{name}" for kind in ("deletion", "insertion") for name in ("gradcam", "input_x_gradient")}
+    if method == "scda":  # it has a mask of its own
+        changes |= {"grey_outside_own_mask"}
+        areas |= {f"{kind}_mask" for kind in ("deletion", "insertion")}
     assert set(probes) == {"accuracy", "rfs", *(f"accuracy_{change}" for change in changes), *areas}
     for name, value in probes.items():
         assert value["n"] == 12, name

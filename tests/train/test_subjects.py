@@ -160,6 +160,18 @@ def test_boxes_are_not_given_to_a_method_that_reads_masks(experiment: Callable[.
     assert experiment("erm", epg_region="boxes").id != experiment("erm").id
 
 
+def test_epg_of_a_run_by_boxes(experiment: Callable[..., Any], mini_root: Path) -> None:
+    by_mask, by_boxes = (
+        experiment("erm", training={"epochs": 1}, epg_samples=None, epg_region=region).run().record.metrics["test"]
+        for region in ("mask", "boxes")
+    )
+    assert (by_mask.epg_region, by_boxes.epg_region) == ("mask", "boxes")
+    index = ShardDataset.open("waterbirds@mini", mini_root).split("test")
+    shares = [box_share(index.read(i), 64) for i in range(len(index))]
+    assert by_boxes.epg["uniform"].value == pytest.approx(np.mean(shares), abs=2e-3)
+    assert by_mask.epg["uniform"].value < by_boxes.epg["uniform"].value
+
+
 class Fixed(Head):
     def forward(self, features: list[torch.Tensor], mask: torch.Tensor | None = None) -> Output:
         logits = features[0]
