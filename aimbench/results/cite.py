@@ -1,5 +1,6 @@
 """What to cite for a record or a table: aimbench, the dataset and its variant, the methods."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 
 from aimbench import __version__
@@ -14,6 +15,7 @@ _SOFTWARE = """@software{{aimbench,
   title   = {{aimbench: a benchmark suite for spurious correlations}},
   author  = {{{{The aimbench authors}}}},
   version = {{{version}}},
+  year    = {{{year}}},
   note    = {{{note}}}
 }}"""
 
@@ -44,15 +46,21 @@ def bibtex(
     """Returns BibTeX for aimbench, the datasets and the methods, each entry once.
 
     Args:
-        name: The id that is cited; it stands in aimbench's own entry.
+        name: The id that is cited; it stands in aimbench's own entry, with a hash of the runs behind it.
         records: The runs behind it.
         dataset_card: Card of a dataset by name, None if it has none here.
         method_card: Card of a method by name, None if it has none here.
     """
     records = list(records)
     versions = sorted({record.code.version for record in records}) or [__version__]
-    note = f"{name.replace('_', chr(92) + '_')}, {len(records)} run{'s' * (len(records) != 1)}"
-    entries = [_SOFTWARE.format(version=", ".join(versions), note=note)]
+    # A table keeps its id when runs are added, so the runs that are meant are pinned as well.
+    pin = hashlib.sha256("".join(sorted(f"{record.id} {record.created}\n" for record in records)).encode())
+    note = (
+        f"{name.replace('_', chr(92) + '_')}, {len(records)} run{'s' * (len(records) != 1)},"
+        f" sha256 {pin.hexdigest()[:12]}"
+    )
+    year = max((record.created[:4] for record in records), default="")
+    entries = [_SOFTWARE.format(version=", ".join(versions), year=year, note=note)]
     for dataset, variant in sorted({(record.dataset.name, record.dataset.variant) for record in records}):
         if (card := dataset_card(dataset)) is None:
             entries.append(f"% dataset {dataset}: no card here; cite its authors")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from aimbench.metrics.health_words import warnings
 from aimbench.record import EpgScore, Interval, Kind, Record
 
 TEST = "test"
@@ -45,6 +46,8 @@ class Digest:
         scores: Test metrics by column key, such as ``epg_gradcam`` or ``test_black_accuracy``.
         worst_group: Name of the worst test group, if there are groups.
         empty_groups: Groups without a test sample.
+        samples: Number of test samples.
+        mask_warnings: What is wrong with the method's own masks on the test samples, in words.
         groups_are_classes: Whether each class is a group of its own.
         trained: Number of parameters that were trained.
         gmacs: Multiply-accumulates of one image's forward pass, in 1e9.
@@ -73,6 +76,8 @@ class Digest:
     scores: Mapping[str, Score]
     worst_group: str | None
     empty_groups: tuple[str, ...]
+    samples: int
+    mask_warnings: tuple[str, ...]
     groups_are_classes: bool
     trained: int
     gmacs: float | None
@@ -124,6 +129,8 @@ def digest(record: Record) -> Digest:
         scores=_scores(record),
         worst_group=test.worst_group if test else None,
         empty_groups=tuple(test.empty_groups) if test else (),
+        samples=test.n if test else 0,
+        mask_warnings=tuple(warnings(test.mask_health)) if test else (),
         groups_are_classes=record.groups_are_classes,
         trained=record.cost.trainable_parameters,
         gmacs=record.cost.gmacs,

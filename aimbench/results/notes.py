@@ -53,8 +53,12 @@ def notes(
         lines.append("Groups are the classes: WGA is the accuracy of the worst class (for birds, the worst species).")
     if empty := sorted({name for run in runs for name in run.empty_groups}):
         lines.append(f"Groups without test samples, not counted: {', '.join(empty)}.")
+    if samples := sorted({run.samples for run in runs} - {0}):
+        lines.append(f"Test samples: {', '.join(f'{number:,}' for number in samples)}.")
     if any(run.oracle_selector for run in runs):
         lines.append("The selector read the test set: an upper bound, not a result.")
+    if collapsed := [f"{run.id}: {'; '.join(run.mask_warnings)}" for run in runs if run.mask_warnings]:
+        lines.append(f"Masks to look at: {'. '.join(collapsed)}.")
     if dirty := sum(bool(run.dirty) for run in runs):
         lines.append(f"{dirty} of {len(runs)} runs came from code with uncommitted changes.")
     if len({run.revision for run in runs}) > 1:
@@ -73,6 +77,7 @@ def _shared_training(runs: Sequence[Digest]) -> str:
 
 _NOTE_OF_KIND: dict[Kind, str] = {
     "official": "",
-    "partial": "Partial set: part of the official images, not comparable with published numbers.",
+    "partial": "Partial set: part of the official images, or composites made anew from part of their sources; not "
+    "comparable with published numbers.",
     "mini": "Synthetic mini set: shows that the code runs, not how good a method is.",
 }

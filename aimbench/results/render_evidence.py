@@ -16,6 +16,8 @@ _MISSING = "-"
 NOTES = (
     "Difference to ERM: points, over the seeds that both have, with Student's 95 % interval over the seeds "
     "(what another seed would change; a single seed has none).",
+    "A row is compared with the ERM and the oracle of its own training settings; where they were not run, with those "
+    "whose rates were chosen for themselves: of several the one with most seeds, then the strongest by the metric.",
     "Gap closed: (method - ERM) / (oracle mask - ERM). ≈ says that the seeds do not tell the oracle from ERM, "
     "or that there is one seed only.",
     "The oracle reads ground-truth masks: a ceiling, not a competitor.",

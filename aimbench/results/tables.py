@@ -13,14 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
 
 from aimbench.record import Kind, Record
-from aimbench.results.describe import describe, differing, flattened, pick
+from aimbench.results.describe import describe, differing, pick
 from aimbench.results.digest import CONDITION_PREFIX, Digest, Score, digest
 from aimbench.results.notes import notes
 from aimbench.results.ranking import UNRANKED, Mark, marks
-from aimbench.train.registry import later_settings
+from aimbench.results.row_configs import row_configs
 
 # Always shown, so that tables of different datasets read alike; other attributions follow.
 _ATTRIBUTIONS = ("gradcam", "input_x_gradient", "mask", "uniform")
@@ -79,7 +78,7 @@ class Row:
     Attributes:
         method: Name of the method.
         regime: Labels that the method used, such as ``train=class, select=none``.
-        config: Configuration that differs from other rows of the same method; see `_configs`.
+        config: Configuration that differs from other rows of the same method; see `row_configs`.
         settings: Training and evaluation settings that differ from other rows of the table.
         n: Number of runs.
         seeds: Their seeds, sorted.
@@ -187,7 +186,7 @@ def _make_table(runs: list[Digest]) -> Table:
     columns = _columns(runs)
     members = grouped(runs, lambda run: run.row_key)
     settings = differing([group[0].settings for group in members])
-    configs = _configs(members)
+    configs = row_configs(members)
     rows = [
         _make_row(group, columns, config, pick(group[0].settings, settings))
         for group, config in zip(members, configs, strict=True)
@@ -215,32 +214,6 @@ def _make_table(runs: list[Digest]) -> Table:
         epg_region=first.epg_region,
         groups_are_classes=any(run.groups_are_classes for run in runs),
     )
-
-
-def _configs(members: Sequence[Sequence[Digest]]) -> list[str]:
-    """Returns the configuration of each row in words.
-
-    A method's row with the most runs says all that differs between the rows of the method; the others say what they
-    change against it; `notes` tells the reader. What a definition leaves out, because the method's card calls it
-    ``later``, counts with the value that the run had.
-    """
-    configs = [{**group[0].config, **_left_out(group[0])} for group in members]
-    rows_of: dict[str, list[int]] = {}
-    for number, group in enumerate(members):
-        rows_of.setdefault(group[0].method, []).append(number)
-    usual = {method: configs[max(rows, key=lambda row: len(members[row]))] for method, rows in rows_of.items()}
-    shown = {method: differing([configs[row] for row in rows]) for method, rows in rows_of.items()}
-    texts = []
-    for group, config in zip(members, configs, strict=True):
-        method = group[0].method
-        told = differing([config, usual[method]]) or shown[method]
-        absent = [f"no {key}" for key in sorted(told - flattened(config).keys())]
-        texts.append(", ".join(filter(None, [pick(config, told), *absent])))
-    return texts
-
-
-def _left_out(run: Digest) -> dict[str, Any]:
-    return {name: value for name, value in later_settings(run.method).items() if name not in run.config}
 
 
 def _make_row(runs: list[Digest], columns: Sequence[Column], config: str, settings: str) -> Row:

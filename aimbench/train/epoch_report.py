@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from aimbench.metrics.health import summary, warnings
+from aimbench.metrics.health_words import summary, warnings
 from aimbench.metrics.selectors import EpochScore
 from aimbench.train.progress import Reporter
 

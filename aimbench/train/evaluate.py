@@ -14,6 +14,7 @@ from aimbench.data.sharing import share
 from aimbench.errors import ConfigError, nearest_names
 from aimbench.metrics.epg import centre_gaussian, energy_pointing_game, epg_score, uniform_reference
 from aimbench.metrics.health import MaskHealth
+from aimbench.metrics.health_words import warnings
 from aimbench.models.classifier import Classifier
 from aimbench.models.folding import fold_batch_norms
 from aimbench.record import EpgScore
@@ -70,7 +71,7 @@ def look(
         data: the run's sources.
         split: with ground truth.
         subset: number of samples; None takes all.
-        reporter: shows progress.
+        reporter: shows progress, and what is wrong with the method's own masks.
         attributions: to score beside the method's own map and the two references.
         ground_truth: ``boxes`` leaves masks aside where there are both.
     """
@@ -104,11 +105,14 @@ def look(
                 undefined.setdefault(name, []).append(torch.zeros(len(batch), dtype=torch.bool))
             health.update(seen.output.masks, region)
             task.advance(len(batch))
+    found = health.compute()
+    for warning in warnings(found):
+        reporter.warn(warning)
     return Looked(
         index=chosen,
         scores=all_rows(mine, scores),
         undefined=all_rows(mine, undefined),
-        health=health.compute(),
+        health=found,
         said=Predictions.from_columns(all_rows(mine, said)),
         ground_truth=ground_truth,
     )

@@ -16,7 +16,6 @@ from aimbench.data.loader import cpu_split
 from aimbench.data.sharing import by_first, is_first
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import ConfigError
-from aimbench.metrics.health import warnings as health_warnings
 from aimbench.metrics.selectors import SELECTORS, check_headline, selector_scores
 from aimbench.models.backbones import FeaturePyramid, create_pyramid
 from aimbench.models.classifier import Classifier
@@ -311,9 +310,6 @@ class Experiment:
     def _record(
         self, trainer: Trainer, predictions: Mapping[str, Predictions], looked: Looked | None, seconds: float
     ) -> Record:
-        if looked is not None:
-            for warning in health_warnings(looked.health):
-                self.reporter.warn(warning)
         chosen = checkpoint.load(trainer.selected_file)
         return Record(
             id=self.id,

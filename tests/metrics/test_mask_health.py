@@ -6,7 +6,8 @@ import torch
 from torch import multiprocessing
 
 from aimbench.errors import DataError
-from aimbench.metrics.health import MaskHealth, warnings
+from aimbench.metrics.health import MaskHealth
+from aimbench.metrics.health_words import warnings
 
 
 def health(mask, region=None, name="stage3"):

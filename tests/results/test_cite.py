@@ -38,7 +38,21 @@ def test_a_table_cites_all_of_its_runs_once(store):
     text = bibtex(table.id, records, load_card, method_card)
     assert text.count("@software") == 1
     assert text.count("vapnik1991") == 1
-    assert f"{table.id}, 3 runs" in text
+    assert f"{table.id}, 3 runs, sha256 " in text
+    assert "year    = {2026}" in text
+
+
+def test_a_table_with_a_run_more_is_another_citation(store, make_record):
+    table = next(table for table in make_tables(store.find()) if table.variant == "95")
+    before = bibtex(table.id, find_cited(store, table.id), load_card, method_card)
+    assert bibtex(table.id, find_cited(store, table.id), load_card, method_card) == before
+    store.write(make_record(seed=2))
+    pins = [
+        re.search(r"runs, sha256 (\w{12})", text)
+        for text in (before, bibtex(table.id, find_cited(store, table.id), load_card, method_card))
+    ]
+    assert all(pins)
+    assert len({pin and pin[1] for pin in pins}) == 2
 
 
 def test_a_variant_with_a_paper_of_its_own_is_cited_too(store, make_record):

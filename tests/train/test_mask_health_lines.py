@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from aimbench.metrics.health import summary
+from aimbench.metrics.health_words import summary
 from aimbench.train.progress import Reporter
 
 
