@@ -33,7 +33,10 @@ def build_command(
     raw: RawOption = None,
     data: DataOption = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Build what is there, though counts differ; marked 'partial'.")
+        bool,
+        typer.Option(
+            "--partial", help="Build what is there, though counts differ, and make composites anew; marked 'partial'."
+        ),
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Of splits and pairings [the card's].", min=0)] = None,
     workers: Annotated[int | None, typer.Option(help="Rendering processes [one for each core].", min=1)] = None,

@@ -27,7 +27,8 @@ def integrated_gradients(
 
     Returns:
         (N, H, W) float32, signed, summed over the colour channels. The sum over the pixels
-        approaches the logit of the image minus that of the baseline.
+        approaches the logit of the image minus that of the baseline, unless the model decides something on the way
+        that has no gradient, such as a mask that is open or closed: what that decision did is then missing.
 
     Raises:
         ConfigError: If the model is in training mode, or ``steps`` is below 1.

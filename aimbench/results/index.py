@@ -140,4 +140,4 @@ def _joined(own: list[Any], scores: dict[str, list[float]], shared: dict[str, An
 
 def _tuples(shared: dict[str, Any]) -> dict[str, Any]:
     """JSON has lists where a digest has tuples."""
-    return {**shared, "row_key": tuple(shared["row_key"]), "empty_groups": tuple(shared["empty_groups"])}
+    return {**shared, **{name: tuple(shared[name]) for name in ("row_key", "empty_groups", "mask_warnings")}}
