@@ -1,9 +1,16 @@
 """Pooling inside, and outside, the ground truth by hand."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
+from aimbench.data.dataset import ShardDataset
+from aimbench.errors import ConfigError
 from aimbench.models.backbones import create_pyramid
+from aimbench.train.progress import Reporter
 from aimbench.train.registry import get_method
 
 
@@ -30,3 +37,45 @@ def test_an_object_everywhere_is_erm(name: str) -> None:
     method = get_method("oracle_mask")
     head = method(method.configure({})).build(pyramid, 3, frozen=False)
     torch.testing.assert_close(head(features, torch.ones(2, 1, 6, 6)).embedding, pyramid.embed(features))
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float | None], None]:
+    """Lets datasets say which share of their samples has a mask and which a box."""
+    opened = ShardDataset.open
+
+    def set_shares(masks: float, boxes: float | None) -> None:
+        def with_shares(*arguments: Any) -> ShardDataset:
+            dataset = opened(*arguments)
+            shares = {"share_with_mask": masks, "share_with_boxes": boxes}
+            truth = dataset.manifest.ground_truth.model_copy(update=shares)
+            return replace(dataset, manifest=dataset.manifest.model_copy(update={"ground_truth": truth}))
+
+        monkeypatch.setattr("aimbench.train.experiment.ShardDataset.open", with_shares)
+
+    return set_shares
+
+
+@pytest.mark.parametrize("name", ["oracle_mask", "gals"])
+def test_a_dataset_without_objects_is_refused(name: str, experiment: Callable[..., Any], known: Any) -> None:
+    known(0.0, None)
+    with pytest.raises(ConfigError, match=f"'{name}' reads each object's mask or box, and waterbirds@mini has neither"):
+        experiment(name)
+    experiment("erm")
+
+
+@pytest.mark.parametrize(("masks", "boxes", "said"), [(1.0, 0.2, []), (0.2, 1.0, []), (0.2, 0.75, ["25.0%"])])
+def test_samples_without_an_object_are_said(
+    masks: float,
+    boxes: float,
+    said: list[str],
+    experiment: Callable[..., Any],
+    known: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(Reporter, "warn", lambda reporter, text: warned.append(text))
+    known(masks, boxes)
+    experiment("oracle_mask", training={"epochs": 1}).run()
+    assert [share for text in warned for share in said if share in text] == said
+    assert len([text for text in warned if "neither mask nor box" in text]) == len(said)
