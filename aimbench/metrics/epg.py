@@ -6,14 +6,12 @@ energy scores 0. Maps are ``(..., H, W)`` throughout: row first.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from aimbench.errors import DataError
 from aimbench.metrics.statistics import bootstrap_mean_interval
@@ -87,78 +85,6 @@ def centre_gaussian(h: int, w: int) -> Tensor:
     y = (torch.arange(h) + 0.5) / h - 0.5
     x = (torch.arange(w) + 0.5) / w - 0.5
     return torch.exp(-8 * (y[:, None] ** 2 + x[None, :] ** 2))
-
-
-class EnergyPointingGame(Metric):
-    """Mean EPG over a split: overall, by group, and by right and wrong prediction.
-
-    Sums and counts only, so it is right under several processes whatever each
-    of them saw. Samples without ground truth (empty region) are left out.
-
-    Args:
-        num_groups: Number of groups; 0 leaves groups out.
-    """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    # Rows of the states: all, predicted right, predicted wrong, then each group.
-    score_sum: Tensor
-    count: Tensor
-    undefined: Tensor
-
-    def __init__(self, num_groups: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.num_groups = num_groups
-        self.add_state("score_sum", torch.zeros(3 + num_groups), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(3 + num_groups, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("undefined", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, attribution: Tensor, region: Tensor, correct: Tensor, group: Tensor | None = None) -> None:
-        """Adds a batch.
-
-        Args:
-            attribution: (N, H, W) signed maps.
-            region: (N, H0, W0) ground truth.
-            correct: (N,) bool, whether each sample was predicted right.
-            group: (N,) group indices; needed where ``num_groups`` is not 0.
-
-        Raises:
-            DataError: As ``energy_pointing_game``, or if groups are missing.
-        """
-        if self.num_groups and group is None:
-            raise DataError(f"EnergyPointingGame has {self.num_groups} groups; give each sample's group")
-        scores, undefined = energy_pointing_game(attribution, region)
-        known = ~scores.isnan()
-        scores, correct = scores[known], correct[known].bool()
-        self._add(torch.zeros_like(correct, dtype=torch.long), scores)
-        self._add(torch.where(correct, 1, 2), scores)
-        if self.num_groups and group is not None:
-            self._add(3 + group[known], scores)
-        self.undefined += undefined.sum()
-
-    def compute(self) -> dict[str, Tensor]:
-        """Means over the samples with ground truth.
-
-        Returns:
-            ``value``, ``correct``, ``incorrect`` (scalars, NaN if there is no such sample),
-            ``n`` and ``undefined`` (counts), and ``groups`` ((num_groups,), NaN for groups
-            without a sample).
-        """
-        mean = self.score_sum / self.count
-        return {
-            "value": mean[0],
-            "n": self.count[0],
-            "undefined": self.undefined,
-            "correct": mean[1],
-            "incorrect": mean[2],
-            "groups": mean[3:],
-        }
-
-    def _add(self, row: Tensor, scores: Tensor) -> None:
-        self.score_sum.index_add_(0, row, scores)
-        self.count.index_add_(0, row, torch.ones_like(row))
 
 
 def epg_score(

@@ -3,12 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import multiprocessing
 
 from aimbench.data.regions import boxes_to_region
 from aimbench.errors import DataError
 from aimbench.metrics.epg import (
-    EnergyPointingGame,
     centre_gaussian,
     energy_pointing_game,
     epg_score,
@@ -151,52 +149,6 @@ CORRECT = torch.tensor([True, True, False, False, False, True])
 GROUP = torch.tensor([0, 0, 0, 2, 2, 1])
 
 
-def check_six_samples(values):
-    assert values["value"].item() == pytest.approx(0.3)
-    assert values["correct"].item() == pytest.approx(0.15)
-    assert values["incorrect"].item() == pytest.approx(0.4)
-    assert values["n"].item() == 5
-    assert values["undefined"].item() == 0
-    torch.testing.assert_close(values["groups"], torch.tensor([0.2, math.nan, 0.45]), equal_nan=True)
-
-
-def test_metric_accumulates_batches_of_any_size():
-    metric = EnergyPointingGame(num_groups=3)
-    for batch in (slice(0, 1), slice(1, 5), slice(5, 6)):
-        metric.update(MAPS[batch], REGIONS[batch], CORRECT[batch], GROUP[batch])
-    check_six_samples(metric.compute())
-
-
-def test_metric_counts_undefined_samples():
-    metric = EnergyPointingGame()
-    metric.update(-torch.ones(2, 1, 2), torch.ones(2, 1, 2), torch.tensor([True, False]))
-    values = metric.compute()
-    assert (values["value"].item(), values["undefined"].item(), values["n"].item()) == (0.0, 2, 2)
-    assert values["groups"].shape == (0,)
-
-
-def test_metric_needs_the_groups_it_was_promised():
-    with pytest.raises(DataError, match="give each sample's group"):
-        EnergyPointingGame(num_groups=3).update(MAPS, REGIONS, CORRECT)
-
-
-def _evaluate_share(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    metric = EnergyPointingGame(num_groups=3)
-    # Rank 0 has one sample, rank 1 five, in two batches.
-    for batch in [slice(0, 1)] if rank == 0 else [slice(1, 3), slice(3, 6)]:
-        metric.update(MAPS[batch], REGIONS[batch], CORRECT[batch], GROUP[batch])
-    torch.save(metric.compute(), f"{folder}/rank{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_metric_is_right_under_two_processes(tmp_path):
-    multiprocessing.spawn(_evaluate_share, args=(str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        check_six_samples(torch.load(tmp_path / f"rank{rank}.pt", weights_only=True))
-
-
 def test_epg_score_of_six_samples():
     scores, undefined = energy_pointing_game(MAPS, REGIONS)
     record = epg_score(scores, undefined, CORRECT, GROUP, ["a", "b", "c"], seed=0)
@@ -240,18 +192,15 @@ def test_ten_images_on_paper():
     assert found[:9].tolist() == pytest.approx(scores)
     assert found[9].isnan()
     assert undefined.tolist() == [False] * 8 + [True, False]
-    metric = EnergyPointingGame(num_groups=4)
-    for part in (slice(0, 4), slice(4, 10)):
-        metric.update(maps[part], regions[part], (label == prediction)[part], group[part])
-    values = metric.compute()
-    # Sum of the nine scores is 4.3. Right with ground truth: images 0, 2, 3, 5, 7, 8 (3.8 of 6); wrong: 1, 4, 6 (0.5).
-    assert values["value"].item() == pytest.approx(4.3 / 9)
-    assert values["correct"].item() == pytest.approx(3.8 / 6)
-    assert values["incorrect"].item() == pytest.approx(0.5 / 3)
-    torch.testing.assert_close(values["groups"], torch.tensor([0.5, 0.5, 0.5, 0.4]))
-    assert (values["n"].item(), values["undefined"].item()) == (9, 1)
-    # Groups have 2 of 3, 1 of 2, 1 of 2 and 3 of 3 right: 7 of 10, the worst 1/2.
     names = ["a", "b", "c", "d"]
+    record = epg_score(found, undefined, label == prediction, group, names, seed=0)
+    # Sum of the nine scores is 4.3. Right with ground truth: images 0, 2, 3, 5, 7, 8 (3.8 of 6); wrong: 1, 4, 6 (0.5).
+    assert record.value == pytest.approx(4.3 / 9)
+    assert record.correct == pytest.approx(3.8 / 6)
+    assert record.incorrect == pytest.approx(0.5 / 3)
+    assert record.groups == pytest.approx({"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.4})
+    assert (record.n, record.undefined) == (9, 1)
+    # Groups have 2 of 3, 1 of 2, 1 of 2 and 3 of 3 right: 7 of 10, the worst 1/2.
     metrics = split_metrics(label.numpy(), prediction.numpy(), group.numpy(), 2, names, None)
     assert metrics.accuracy.value == pytest.approx(0.7)
     assert metrics.worst_group_accuracy.value == pytest.approx(0.5)

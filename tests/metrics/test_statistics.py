@@ -6,8 +6,6 @@ from aimbench.errors import DataError
 from aimbench.metrics.statistics import (
     bootstrap_mean_interval,
     mcnemar,
-    paired_bootstrap,
-    paired_bootstrap_worst_group,
     weighted_accuracy_interval,
     wilson_interval,
     worst_group_interval,
@@ -126,50 +124,3 @@ def test_mcnemar_without_disagreement():
 def test_paired_tests_refuse_samples_that_do_not_pair():
     with pytest.raises(DataError, match="match the two by sample key"):
         mcnemar([True, False], [True])
-    with pytest.raises(DataError, match="match the two by sample key"):
-        paired_bootstrap([0.1, 0.2], [0.1])
-
-
-def test_paired_bootstrap_is_tighter_than_unpaired():
-    rng = np.random.default_rng(0)
-    hardness = rng.random(400)
-    first, second = hardness + 0.02 + 0.01 * rng.normal(size=400), hardness + 0.01 * rng.normal(size=400)
-    result = paired_bootstrap(first, second)
-    assert result.value == pytest.approx(np.mean(first) - np.mean(second))
-    assert not result.inside_noise
-    standard_error = np.std(first - second, ddof=1) / np.sqrt(400)
-    assert result.high - result.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
-
-
-def test_paired_worst_group_by_hand():
-    group = np.array([0] * 4 + [1] * 4)
-    first = np.array([1, 1, 1, 0, 1, 1, 0, 0])  # worst group 1, 0.5
-    second = np.array([1, 0, 0, 0, 1, 1, 1, 1])  # worst group 0, 0.25
-    result = paired_bootstrap_worst_group(first, second, group)
-    assert result.value == pytest.approx(0.25)
-    assert result.low < 0.25 < result.high
-    assert result.inside_noise
-
-
-def test_paired_worst_group_draws_as_resampling_by_index_does():
-    rng = np.random.default_rng(0)
-    group = np.repeat([3, 7], [40, 60])
-    first, second = rng.random(100) < 0.8, rng.random(100) < 0.6
-    result = paired_bootstrap_worst_group(first, second, group, samples=10_000)
-    draws = []
-    for _ in range(10_000):
-        parts = [rng.choice(np.flatnonzero(group == g), size=(group == g).sum()) for g in (3, 7)]
-        draws.append(min(first[i].mean() for i in parts) - min(second[i].mean() for i in parts))
-    assert (result.low, result.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
-
-
-def test_paired_worst_group_of_a_method_with_itself_is_nothing():
-    correct = np.array([1, 0, 1, 1])
-    result = paired_bootstrap_worst_group(correct, correct, np.array([0, 0, 1, 1]))
-    assert (result.value, result.low, result.high) == (0.0, 0.0, 0.0)
-    assert result.inside_noise
-
-
-def test_paired_worst_group_refuses_an_empty_split():
-    with pytest.raises(DataError, match="no samples"):
-        paired_bootstrap_worst_group([], [], [])
