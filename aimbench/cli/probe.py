@@ -41,3 +41,5 @@ def probe(
         record = store.get(experiment.id)
         store.write(record.model_copy(update={"probes": {**record.probes, **found}}), replace=True)
         typer.echo(f"written into record {experiment.id}", err=True)
+    else:
+        typer.echo(f"{store.records} holds no record {experiment.id}: nothing was written", err=True)

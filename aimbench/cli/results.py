@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aimbench.cli.options import ResultsRoot, Settings, parse_settings
+from aimbench.errors import RecordError
 from aimbench.paths import results_root
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from aimbench.results.reference import Reference
+    from aimbench.results.store import Store
     from aimbench.results.tables import Table
 
 app = typer.Typer(help="Tables, single records and validation of the results registry.", no_args_is_help=True)
@@ -234,11 +236,11 @@ def validate(dataset: DatasetOption = None, results: ResultsRoot = None) -> None
 
     store = Store(results_root(results))
     name, variant = split_variant(dataset, None)
-    # A broken record has no variant to go by, so one dataset's records are checked together.
     paths = store.paths(name)
     if variant is not None:
-        wanted = {record.id for record in store.find(name, variant)}
-        paths = [path for path in paths if path.stem in wanted]
+        paths = [path for path in paths if not _is_of_another_variant(store, path, variant)]
+    if dataset is not None and not paths:
+        raise RecordError(f"there is no record of '{dataset}' in {store.records}; leave --dataset out for all")
     broken = 0
     for path in paths:
         problems = check_record(store, path)
@@ -249,6 +251,14 @@ def validate(dataset: DatasetOption = None, results: ResultsRoot = None) -> None
         typer.echo(f"{broken} of {len(paths)} records have problems", err=True)
         raise typer.Exit(1)
     typer.echo(f"{len(paths)} records in {store.records}: no problems")
+
+
+def _is_of_another_variant(store: "Store", path: Path, variant: str) -> bool:
+    # A broken record has no variant to go by, so it is checked with any.
+    try:
+        return store.read(path).dataset.variant != variant
+    except RecordError:
+        return False
 
 
 def split_variant(dataset: str | None, variant: str | None) -> tuple[str | None, str | None]:
@@ -281,8 +291,6 @@ def write_text(out: Path, text: str) -> None:
     Raises:
         RecordError: If it can't be written.
     """
-    from aimbench.errors import RecordError
-
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")

@@ -147,6 +147,11 @@ class FeaturePyramid(nn.Module):
         """Whether a Vision Transformer classifies by a token of its own, the first."""
         return self.is_token_grid and getattr(self.network, "cls_token", None) is not None
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether the blocks of a plain Vision Transformer give their attention, see ``attention``."""
+        return self.is_token_grid and bool(_attention_layers(self.network))
+
     @torch.no_grad()
     def attention(self, image: Tensor) -> list[Tensor]:
         """Attention of each block of a plain Vision Transformer, ``(N, heads, T, T)``, rows sum to 1.
@@ -154,9 +159,9 @@ class FeaturePyramid(nn.Module):
         Raises:
             ConfigError: the network is no plain Vision Transformer.
         """
-        layers = _attention_layers(self.network) if self.is_token_grid else []
-        if not layers:
+        if not self.has_attention:
             raise ConfigError(f"backbone '{self.name}' has no attention over a token grid; choose a ViT")
+        layers = _attention_layers(self.network)
         captured: list[Tensor] = []
         # The fused kernel never forms the attention matrix; without it, it passes through the dropout layer.
         fused = [layer.fused_attn for layer in layers]

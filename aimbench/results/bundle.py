@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -42,9 +43,12 @@ def import_records(store: Store, bundle: Path) -> tuple[list[str], list[str]]:
     try:
         with zipfile.ZipFile(bundle) as archive:
             contents = {info.filename: _read(archive, info, bundle) for info in archive.infolist()}
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        # Damaged, in a compression that Python does not know, or encrypted.
         raise RecordError(f"bundle {bundle}: not readable as a zip ({error}); export it again") from error
     found = [_unpack(bundle, name, contents) for name in sorted(contents) if name.endswith(".json")]
+    if not found:
+        raise RecordError(f"bundle {bundle}: it holds no record; 'aimbench results export --out FILE.zip' makes one")
     known = [_stored(store, record, bundle) for record, _ in found]
     added: list[str] = []
     kept: list[str] = []

@@ -18,23 +18,33 @@ _OPTIONS = (
     "image_size",
     "loader",
     "precision",
+    "augment_on",
 )
 
 
-def rerun_command(record: Record, card: MethodCard | None) -> str:
-    """Returns the `aimbench run` that has this record's definition, quoted for a shell.
+def rerun_command(record: Record, card: MethodCard | None) -> str | None:
+    """Returns the `aimbench run` that has this record's definition, quoted for a shell; None where no run made it.
+
+    Weights of a file are named as the record names them, by the file's name alone.
 
     Args:
         record: the record.
         card: of its method, which names the settings that a definition leaves out.
     """
+    if not record.selected:
+        return None  # a model as it is, or predictions made elsewhere
     dataset = f"{record.dataset.name}@{record.dataset.variant}"
     words = ["aimbench", "run", "--method", record.method.name, "--dataset", dataset]
     words += ["--backbone", record.backbone.name, "--seed", str(record.seed), "--selector", record.selector]
     for name in _OPTIONS:
         if name in record.training:
             words += [f"--{name.replace('_', '-')}", str(record.training[name])]
-    words += ["--augment"] if record.training.get("augment") else []
+    if (augment := record.training.get("augment")) is not None:
+        words += ["--augment" if augment else "--no-augment"]
+    if (origin := record.backbone.weights) == "none" or origin.startswith("file:"):
+        words += ["--weights", origin.removeprefix("file:")]
+    if (region := record.evaluation.get("epg_region")) is not None:
+        words += ["--epg-region", region]
     if (samples := record.evaluation.get("epg_samples")) is not None:
         words += ["--epg-samples", str(samples)]
     if attributions := record.evaluation.get("attributions"):

@@ -21,7 +21,7 @@ def selectors_of(store: Store, record: Record) -> dict[str, SelectorScore]:
     Raises:
         RecordError: If the record is external, or predictions are missing or changed.
     """
-    return selector_scores(_epoch_scores(record, *_tables(store, record)))
+    return selector_scores(epoch_scores(record, *_tables(store, record)))
 
 
 def reselect(store: Store, record: Record, selector: str, *, select_regime: str) -> tuple[Record, dict[str, bytes]]:
@@ -48,7 +48,7 @@ def reselect(store: Store, record: Record, selector: str, *, select_regime: str)
     if selector not in SELECTORS:
         raise RecordError(f"unknown selector '{selector}': {nearest_names(selector, SELECTORS)}")
     predictions, epochs = _tables(store, record)
-    selectors = selector_scores(_epoch_scores(record, predictions, epochs))
+    selectors = selector_scores(epoch_scores(record, predictions, epochs))
     if selector not in selectors:
         raise RecordError(f"selector '{selector}' does not apply to record {record.id}: known: {', '.join(selectors)}")
     chosen = selectors[selector]
@@ -59,10 +59,11 @@ def reselect(store: Store, record: Record, selector: str, *, select_regime: str)
     else:
         table = _at_epoch(predictions, rows)
         metrics = {str(split): _metrics(record, rows) for split, rows in table.groupby("split", sort=False)}
-    regime = {
-        **record.method.regime,
-        "select": "val_groups" if SELECTORS[selector].uses_groups else select_regime,
-    }
+    # Settings that trials chose by the worst group have read groups, whatever chooses the epoch.
+    by_groups = SELECTORS[selector].uses_groups or (
+        record.search is not None and record.search.metric == "worst_group_accuracy"
+    )
+    regime = {**record.method.regime, "select": "val_groups" if by_groups else select_regime}
     method = record.method.model_copy(update={"regime": regime})
     changed = record.definition.model_copy(update={"selector": selector, "method": method})
     new = record.model_copy(
@@ -73,6 +74,7 @@ def reselect(store: Store, record: Record, selector: str, *, select_regime: str)
             "selected": selected,
             "metrics": metrics,
             "selectors": selectors,
+            "probes": record.probes if selected == record.selected else {},
             "environment": {**record.environment, "reselected_from": record.id},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "files": {},
@@ -90,7 +92,7 @@ def _tables(store: Store, record: Record) -> "tuple[pd.DataFrame, pd.DataFrame]"
     return read_table(store, record, "predictions"), read_table(store, record, "epochs")
 
 
-def _epoch_scores(record: Record, predictions: "pd.DataFrame", epochs: "pd.DataFrame") -> list[EpochScore]:
+def epoch_scores(record: Record, predictions: "pd.DataFrame", epochs: "pd.DataFrame") -> list[EpochScore]:
     """Headline metrics of every epoch, in the order of training, which is the order of the file."""
     truth = {str(split): rows for split, rows in predictions.groupby("split", sort=False)}
     found = []

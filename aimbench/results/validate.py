@@ -144,34 +144,35 @@ def _epg_summary(values: "pd.Series[float]", rows: "pd.DataFrame", groups: list[
 
 
 def _selector_problems(record: Record, epochs: Path, predictions: "pd.DataFrame") -> Iterator[str]:
-    """Computes again what each selector reports, from the predictions of its epoch."""
+    """Chooses again by every selector from the predictions of all epochs, and compares what they report."""
     import pandas as pd
 
-    from aimbench.metrics.groups import headline
+    from aimbench.metrics.selectors import selector_scores
+    from aimbench.results.reselect import epoch_scores
 
     try:
         table = pd.read_parquet(epochs)
     except (OSError, ValueError) as error:
         yield f"{epochs.name} is not readable ({error}); run it again"
         return
-    missing = {"phase", "epoch", "split", "index", "prediction"} - set(table.columns)
+    missing = {"phase", "epoch", "split", "index", "prediction", "candidate"} - set(table.columns)
     if missing:
         yield f"{epochs.name} lacks the columns {', '.join(sorted(missing))}; run it again"
         return
     chosen = record.selectors.get(record.selector)
     if chosen is not None and {"phase": chosen.phase, "epoch": chosen.epoch} != record.selected:
         yield f"selected: the record says {record.selected}, its selector chose {chosen.phase} {chosen.epoch}"
-    for name, score in record.selectors.items():
-        rows = table[(table["phase"] == score.phase) & (table["epoch"] == score.epoch)]
-        for split, stored in (("val", score.val), ("test", score.test)):
-            truth = predictions[predictions["split"] == split]
-            at_epoch = rows[rows["split"] == split].sort_values("index")["prediction"].to_numpy()
-            place = f"selectors.{name}.{split}"
-            if len(at_epoch) != len(truth):
-                yield f"{place}: {len(at_epoch)} predictions of the epoch, {len(truth)} of the run"
-                continue
-            group = truth["group"].to_numpy() if "group" in truth and record.evaluation.get("groups") else None
-            yield from _differences(place, dict(stored), headline(truth["label"].to_numpy(), at_epoch, group))
+    try:
+        found = selector_scores(epoch_scores(record, predictions, table))
+    except RecordError as error:
+        yield f"selectors: {error}"
+        return
+    for name in sorted(record.selectors.keys() | found.keys()):
+        stored, recomputed = record.selectors.get(name), found.get(name)
+        if stored is None or recomputed is None:
+            yield f"selectors.{name}: {'missing' if stored is None else 'does not apply to these epochs'}"
+            continue
+        yield from _differences(f"selectors.{name}", stored.model_dump(), recomputed.model_dump())
 
 
 def _differences(place: str, stored: Any, recomputed: Any) -> Iterator[str]:

@@ -218,9 +218,14 @@ def make_executor(
     """The executor of this name; ``workers`` None takes one, or one a GPU.
 
     Raises:
-        ConfigError: more workers than cores, the platform cannot keep processes on their own cores, or no SLURM.
+        ConfigError: an option that says nothing with this executor, more workers than cores, the platform cannot keep
+            processes on their own cores, or no SLURM.
     """
+    if parameters and name != "slurm":
+        raise ConfigError(f"--slurm says nothing with --executor {name}; leave it out")
     if name == "inline":
+        if workers is not None:
+            raise ConfigError("--workers says nothing with --executor inline, which is one process; leave it out")
         return Inline()
     if name == "slurm":
         if shutil.which("sbatch") is None or shutil.which("squeue") is None:

@@ -66,7 +66,7 @@ class Plan(_Strict):
     """Of every method; may vary too."""
     selector: str | None = None
     """Rule that chooses the epoch; None takes the card's."""
-    epg_samples: int | None = None
+    epg_samples: int | None = Field(default=None, ge=0)
     """Test images that EPG of the final runs uses; None takes all. Trials leave EPG out."""
     search: Search | None = None
     """Without it every combination of settings is a final run with every seed."""

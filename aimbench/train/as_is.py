@@ -15,11 +15,11 @@ from aimbench.data.transforms import TransformConfig
 from aimbench.errors import ConfigError
 from aimbench.models.backbones import FeaturePyramid
 from aimbench.record import BackboneInfo, Cost, Definition, MethodInfo, Record
-from aimbench.train.attributions import DEFAULT, check_attributions
+from aimbench.train.attributions import DEFAULT, check_attributions, check_defined
 from aimbench.train.config import TrainConfig
 from aimbench.train.cost import cost
 from aimbench.train.environment import code_info, environment
-from aimbench.train.evaluate import BATCH, check_ground_truth, look
+from aimbench.train.evaluate import BATCH, check_epg_samples, check_ground_truth, look
 from aimbench.train.experiment import Result
 from aimbench.train.predictions import Inference, Predictions
 from aimbench.train.progress import Reporter
@@ -67,9 +67,11 @@ class AsIs:
     def __init__(self, request: AsIsRequest, reporter: Reporter | None = None) -> None:
         self.request = request
         self.reporter = reporter or Reporter()
+        check_epg_samples(request.epg_samples)
         self.attributions = check_attributions(request.attributions)
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
         self.subject = self._subject()
+        check_defined(self.attributions, self.subject.model.pyramid)
         self.ground_truth = check_ground_truth(request.epg_region, self.subject.fields)
         self.image_size = request.image_size or self.subject.image_size
         self.transform = evaluation_transform(self.dataset, self.subject.model.pyramid, self.image_size)

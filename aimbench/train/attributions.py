@@ -109,6 +109,19 @@ def check_attributions(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
+def check_defined(names: Sequence[str], pyramid: FeaturePyramid) -> None:
+    """Checks that a network has what the attributions read.
+
+    Raises:
+        ConfigError: attention is asked of a network that has none.
+    """
+    if "attention_rollout" in names and not pyramid.has_attention:
+        raise ConfigError(
+            f"attention_rollout is not defined for backbone '{pyramid.name}', which has no attention over a token grid;"
+            " leave it out, or choose a ViT"
+        )
+
+
 def _integrated_gradients(view: ClassifierView, _: FeaturePyramid, image: Tensor, label: Tensor) -> Tensor:
     return integrated_gradients(view, image, label)
 

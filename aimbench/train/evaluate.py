@@ -118,6 +118,16 @@ def look(
     )
 
 
+def check_epg_samples(samples: int | None) -> None:
+    """Checks a number of images for EPG; None takes all of them, 0 leaves EPG out.
+
+    Raises:
+        ConfigError: it is negative.
+    """
+    if samples is not None and samples < 0:
+        raise ConfigError(f"--epg-samples {samples}: give 0 or more")
+
+
 def check_ground_truth(name: str, fields: frozenset[str]) -> GroundTruth:
     """Returns ``mask`` or ``boxes``.
 

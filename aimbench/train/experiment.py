@@ -23,11 +23,11 @@ from aimbench.models.weights import load_weights
 from aimbench.needs import GroupCounts
 from aimbench.record import BackboneInfo, Definition, MethodInfo, Record
 from aimbench.train import checkpoint
-from aimbench.train.attributions import DEFAULT, check_attributions
+from aimbench.train.attributions import DEFAULT, check_attributions, check_defined
 from aimbench.train.config import read_config
 from aimbench.train.cost import cost
 from aimbench.train.environment import code_info, environment
-from aimbench.train.evaluate import Looked, check_ground_truth, look
+from aimbench.train.evaluate import Looked, check_epg_samples, check_ground_truth, look
 from aimbench.train.live import make_loggers
 from aimbench.train.loop import Trainer
 from aimbench.train.method import Method
@@ -129,10 +129,12 @@ class Experiment:
         check_processes(self.method, self.config.loader, request.devices, request.nodes)
         self.selector = request.selector or self.dataset.card.default_selector
         check_headline(self.selector)
+        check_epg_samples(request.epg_samples)
         self.attributions = check_attributions(request.attributions)
         self.ground_truth = check_ground_truth(request.epg_region, self.method.regime.fields)
         loaded = loaded or LoadedBackbone.load(request.backbone, request.weights, request.seed)
         self.pyramid, self.backbone = loaded.pyramid, loaded.info
+        check_defined(self.attributions, self.pyramid)
         self._pretrained = {name: value.clone() for name, value in self.pyramid.state_dict().items()}
         self.definition = self._define()
         self.folder = request.runs_root / self.dataset.name / self.definition.id

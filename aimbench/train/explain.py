@@ -193,7 +193,9 @@ def _explain(
     config = experiment.transform.without_augmentation()
     threshold = experiment.dataset.card.ground_truth.mask_threshold
     transform = Transform(config)
-    pairs = [transform(decode(item, mask_threshold=threshold), with_region=True) for item in items]
+    by_mask = experiment.ground_truth == "mask"
+    photographs = [decode(item, mask_threshold=threshold, with_mask=by_mask) for item in items]
+    pairs = [transform(photograph, with_region=True) for photograph in photographs]
     device = trainer.fabric.device
     image = torch.stack([pair[0] for pair in pairs]).to(device)
     region = torch.stack([pair[1] for pair in pairs if pair[1] is not None]).to(device)

@@ -84,6 +84,12 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
             f"run {definition.id} was trained on a build of {experiment.request.dataset} with fingerprint"
             f" {definition.dataset.fingerprint[:12]}, but {data_root} holds {built[:12]}; name its data with --data"
         )
+    for part in ("backbone", "training", "evaluation"):
+        if getattr(experiment.definition, part) != getattr(definition, part):
+            raise ConfigError(
+                f"run {definition.id}: its {part} is no longer what it was trained with (weights, or the card's"
+                f" transforms, have changed since); put the earlier back, or run it again"
+            )
     trainer = experiment.trainer()
     try:
         trainer.load_state(state["model"])

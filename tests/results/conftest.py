@@ -172,7 +172,16 @@ def sound_run_with_epochs(sound_run) -> tuple[Record, dict[str, bytes]]:
     val = test.assign(split="val")
     epochs = pd.concat(
         [
-            pd.DataFrame({"phase": "train", "epoch": epoch, "split": split, "index": range(8), "prediction": predicted})
+            pd.DataFrame(
+                {
+                    "phase": "train",
+                    "epoch": epoch,
+                    "candidate": True,
+                    "split": split,
+                    "index": range(8),
+                    "prediction": predicted,
+                }
+            )
             for epoch, predicted in enumerate([[0] * 8, test["prediction"].tolist()])
             for split in ("val", "test")
         ]
@@ -181,9 +190,24 @@ def sound_run_with_epochs(sound_run) -> tuple[Record, dict[str, bytes]]:
         {"accuracy": 0.5, "class_balanced_accuracy": 0.5, "worst_group_accuracy": 0.0},
         {"accuracy": 0.625, "class_balanced_accuracy": 0.625, "worst_group_accuracy": 0.0},
     ]
+    # The worst group is 0 at both epochs: of equals the earlier is taken.
+    chosen = {
+        "val_accuracy": 1,
+        "val_class_balanced_accuracy": 1,
+        "val_worst_group_accuracy": 0,
+        "last": 1,
+        "oracle_test_worst_group_accuracy": 0,
+    }
     selectors = {
-        name: SelectorScore(phase="train", epoch=epoch, val=scores[epoch], test=scores[epoch], uses_groups=False)
-        for name, epoch in [("val_accuracy", 1), ("first", 0)]
+        name: SelectorScore(
+            phase="train",
+            epoch=epoch,
+            val=scores[epoch],
+            test=scores[epoch],
+            uses_groups="worst_group" in name,
+            oracle=name.startswith("oracle"),
+        )
+        for name, epoch in chosen.items()
     }
     update = {"selectors": selectors, "selected": {"phase": "train", "epoch": 1}}
     both = {f"{record.id}.predictions.parquet": parquet(pd.concat([val, test], ignore_index=True))}

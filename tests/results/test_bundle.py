@@ -91,6 +91,23 @@ def test_what_is_no_zip_is_named(tmp_path, store):
         import_records(store, tmp_path / "x.zip")
 
 
+def test_a_damaged_zip_or_one_without_records_is_named(bundle, tmp_path):
+    other = Store(tmp_path / "other")
+    content = bytearray(bundle.read_bytes())
+    with zipfile.ZipFile(bundle) as archive:
+        info = max(archive.infolist(), key=lambda entry: entry.compress_size)
+    start = info.header_offset + 30 + len(info.filename)
+    content[start : start + 40] = bytes(255 - value for value in content[start : start + 40])
+    bundle.write_bytes(content)
+    with pytest.raises(RecordError, match="not readable as a zip"):
+        import_records(other, bundle)
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
+        archive.writestr("notes.txt", "nothing")
+    with pytest.raises(RecordError, match="it holds no record"):
+        import_records(other, tmp_path / "empty.zip")
+    assert other.paths() == []
+
+
 def test_the_commands(store, tmp_path):
     zipped = str(tmp_path / "out.zip")
     run = CliRunner().invoke(app, ["results", "export", "--out", zipped, "--results", str(store.root)])

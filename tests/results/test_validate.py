@@ -147,8 +147,8 @@ def test_what_each_selector_reports_follows_from_its_epoch(with_epochs):
     ("keys", "value"),
     [
         (("val_accuracy", "test", "accuracy"), 0.7),
-        (("first", "val", "class_balanced_accuracy"), 0.6),
-        (("first", "test", "worst_group_accuracy"), 0.5),
+        (("last", "val", "class_balanced_accuracy"), 0.6),
+        (("val_worst_group_accuracy", "test", "worst_group_accuracy"), 0.5),
     ],
 )
 def test_an_edited_selector_is_caught(with_epochs, keys, value):
@@ -163,6 +163,20 @@ def test_another_epoch_than_the_selectors_is_caught(with_epochs):
     edit(path, "selected", "epoch", value=0)
     (problem,) = check_record(store, path)
     assert "selected: the record says" in problem
+
+
+def test_an_epoch_that_the_selector_does_not_choose_is_caught(with_epochs):
+    """Epoch 0 with all of its numbers right, as if it had been the best."""
+    store, path = with_epochs
+    content = json.loads(path.read_text())
+    at_0 = content["selectors"]["val_worst_group_accuracy"]
+    content["selectors"]["val_accuracy"] = {**at_0, "uses_groups": False}
+    content["selected"]["epoch"] = 0
+    del content["selectors"]["last"]
+    path.write_text(json.dumps(content))
+    problems = check_record(store, path)
+    assert any("selectors.val_accuracy.epoch: the record says 0, its predictions give 1" in text for text in problems)
+    assert any("selectors.last: missing" in text for text in problems)
 
 
 def with_new_checksums(store, path):
@@ -181,7 +195,7 @@ def test_a_removed_sample_is_caught_with_and_without_its_checksum(with_epochs):
     with_new_checksums(store, path)
     problems = check_record(store, path)
     assert any("metrics.test.n: the record says 8, its predictions give 7" in problem for problem in problems)
-    assert any("8 predictions of the epoch, 7 of the run" in problem for problem in problems)
+    assert any("epoch 0 has 8 predictions of 'test', not 7" in problem for problem in problems)
 
 
 def test_a_swapped_file_is_caught_with_and_without_its_checksum(with_epochs):

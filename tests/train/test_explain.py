@@ -60,6 +60,21 @@ def test_maps_lie_between_0_and_1_at_the_images_size(
     assert set(np.unique(row.region)) == {0, 1}
 
 
+def test_epg_of_a_picture_is_by_what_the_run_is_scored_by(
+    experiment: Callable[..., Any], mini_root: Path, tmp_path: Path
+) -> None:
+    region = {}
+    for by in ("mask", "boxes"):
+        trial = trained(experiment, "erm", epg_region=by)
+        opened, trainer = open_run(trial.id, data_root=mini_root, runs_root=tmp_path / "runs")
+        (row,) = explain_samples(opened, trainer, "test", [3])
+        assert row.region is not None
+        region[by] = np.asarray(row.region) > 0
+    y, x = np.nonzero(region["boxes"])
+    assert region["boxes"][y.min() : y.max() + 1, x.min() : x.max() + 1].all()  # one box, filled
+    assert not region["mask"][y.min() : y.max() + 1, x.min() : x.max() + 1].all()
+
+
 def test_runs_are_compared_on_the_same_photographs(
     experiment: Callable[..., Any], mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from aimbench.cli import app
 from aimbench.errors import RecordError
+from aimbench.record import Probe
 from aimbench.results.reselect import reselect, selectors_of
 from aimbench.results.store import Store, parquet_name
 from aimbench.results.validate import check_record
@@ -24,6 +25,9 @@ def test_reselecting_equals_running_with_the_selector(experiment: Callable[..., 
     store = Store(tmp_path / "results")
     training = {"epochs": 3, "lr": 0.05}
     first = stored(store, experiment(selector="last", training=training))
+    probed = first.model_copy(update={"probes": {"accuracy": Probe(value=0.5, low=0.4, high=0.6, n=8)}})
+    store.write(probed, replace=True)
+    assert reselect(store, probed, "last", select_regime="class")[0].probes == probed.probes
     assert selectors_of(store, first) == first.selectors
     name = next(n for n, s in first.selectors.items() if s.epoch != 2 and not s.oracle)
     expected = stored(Store(tmp_path / "other"), experiment(selector=name, training=training, epg_samples=8))
@@ -35,6 +39,7 @@ def test_reselecting_equals_running_with_the_selector(experiment: Callable[..., 
     for split, metrics in new.metrics.items():
         assert metrics == expected.metrics[split].model_copy(update=dict(_unknown_at_other_epochs(metrics)))
     assert new.metrics["test"].epg == {}
+    assert new.probes == {}  # those of the other epoch's model
     assert new.selected == expected.selected
     assert check_record(store, store.records / "waterbirds" / f"{new.id}.json") == []
     shown = CliRunner().invoke(app, ["results", "reselect", first.id, "--results", str(store.root)])

@@ -1,15 +1,17 @@
 """Settings that a user gets wrong: one line that names the setting and the mend."""
 
 import shlex
+import sys
 from collections.abc import Callable
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from aimbench.cli import main
 from aimbench.errors import ConfigError
 from aimbench.results.rerun import rerun_command
+from aimbench.results.store import Store, parquet_name
 from aimbench.train.registry import get_method, method_card
 
 
@@ -21,6 +23,8 @@ from aimbench.train.registry import get_method, method_card
         ({"training": {"optimizer": "adam"}}, "training setting 'optimizer' is 'adam': .*'adamw' or 'sgd'"),
         ({"training": {"image_size": 8}}, "training setting 'image_size' is 8"),
         ({"training": {"augment_on": "device"}}, "augment_on 'device' needs --augment and --loader indexed"),
+        ({"epg_samples": -1}, "--epg-samples -1: give 0 or more"),
+        ({"attributions": ("attention_rollout",)}, "attention_rollout is not defined for backbone"),
         ({"method": "aimm"}, "unknown method 'aimm': did you mean 'aim'"),
         ({"method": "aim", "settings": {"active_are": 0.2}}, "no setting 'active_are': did you mean 'active_area'"),
         ({"method": "aim", "settings": {"active_area": 2}}, "setting 'active_area' of method 'aim' is 2"),
@@ -58,13 +62,36 @@ def test_a_methods_setting_that_came_later_is_left_out_at_its_earlier_value(expe
     assert now.id != before.id
 
 
-@pytest.mark.parametrize("start", ["identity", "random"])
-def test_the_command_of_a_record_has_its_definition(start: str, experiment: Callable[..., Any]) -> None:
-    trial = experiment("aim", settings={"smooth_start": start, "active_area": 0.5, "anneal": False})
-    words = shlex.split(rerun_command(trial.run().record, method_card("aim")))
-    given = [word.split("=") for option, word in pairwise(words) if option == "--set"]
-    again = experiment("aim", settings={name: yaml.safe_load(value) for name, value in given})
-    assert again.id == trial.id
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({"smooth_start": "identity", "active_area": 0.5, "anneal": False}, {}),
+        ({"smooth_start": "random", "final_temperature": None}, {"epg_region": "boxes", "epg_samples": None}),
+        ({}, {"training": {"train": "all", "augment": True, "augment_on": "device", "epochs": 1}}),
+        ({}, {"attributions": ("gradcam", "smoothgrad"), "epg_samples": 0}),
+    ],
+)
+def test_the_command_of_a_record_has_its_definition(
+    settings: dict[str, Any],
+    changes: dict[str, Any],
+    experiment: Callable[..., Any],
+    mini_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trial = experiment("aim", settings=settings, **{"training": {"epochs": 1}, **changes})
+    result = trial.run()
+    store = Store(tmp_path / "results")
+    store.write(result.record, {parquet_name(trial.id, name): data for name, data in result.files.items()})
+    command = rerun_command(result.record, method_card("aim"))
+    assert command is not None
+    roots = ["--data", str(mini_root), "--runs", str(tmp_path / "other"), "--results", str(store.root)]
+    monkeypatch.setattr(sys, "argv", [*shlex.split(command), *roots])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code in (0, None)
+    assert f"{trial.id} is recorded already" in capsys.readouterr().err
 
 
 def test_what_the_user_gives_wins_over_a_preset() -> None:
