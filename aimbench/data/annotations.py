@@ -1,6 +1,7 @@
 """Reads object boxes as ImageNet ships them: VOC XML files, or ``LOC_*_solution.csv``."""
 
 import csv
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from aimbench.data.spill import temporary_database
 from aimbench.errors import DataError
 
 Box = tuple[float, float, float, float]
+_WORDNET_ID = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ def read_voc_boxes(path: Path, name: str = "") -> VocBoxes:
 
     Args:
         path: File with ``<size>`` and ``<object>`` elements.
-        name: Only objects of this ``<name>`` count, e.g. a WordNet id; empty: all.
+        name: Only objects of this ``<name>`` count; empty: all. Of a WordNet id, those count as well whose name is no
+            WordNet id: ImageNet's training annotations call many dogs by their breed.
 
     Raises:
         DataError: If the file is missing, not such XML, or defines entities.
@@ -43,13 +46,19 @@ def read_voc_boxes(path: Path, name: str = "") -> VocBoxes:
         boxes = tuple(
             tuple(_number(entry, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
             for entry in root.findall("object")
-            if not name or entry.findtext("name", "").strip() == name
+            if _is_named(entry.findtext("name", "").strip(), name)
         )
     except ValueError as error:
         raise _no_voc(path, error) from None
     if min(size) < 1:
         raise DataError(f"annotation {path} states a size of {size[0]:g}x{size[1]:g}; get the official archive")
     return VocBoxes(tuple((b[0], b[1], b[2], b[3]) for b in boxes), int(size[0]), int(size[1]))
+
+
+def _is_named(found: str, wanted: str) -> bool:
+    if not wanted or found == wanted:
+        return True
+    return bool(_WORDNET_ID.fullmatch(wanted)) and not _WORDNET_ID.fullmatch(found)
 
 
 def read_voc_name(path: Path) -> str:

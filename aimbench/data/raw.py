@@ -1,5 +1,6 @@
 """Finds the official sources of a dataset in a raw folder: unpacked folders, or archives unpacked once."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,7 +85,10 @@ class RawFolder:
         return found if found and all(path.is_file() for path in found.values()) else None
 
     def _unpacked(self, archive: Path, source: Source) -> Path:
-        target = self.cache / f"{stem(archive.name)}-{check_archive(archive, source)[:16]}"
+        parts = [stem(archive.name), check_archive(archive, source)[:16]]
+        if source.only:  # another selection of the same archive is another folder
+            parts.append(hashlib.sha256("\n".join(sorted(source.only)).encode()).hexdigest()[:8])
+        target = self.cache / "-".join(parts)
         unpack_into(target, partial(unpack, archive, only=source.only))
         folder = target / source.inside
         lacking = [held for held in source.holds if not (folder / held).exists()]

@@ -13,7 +13,7 @@ from aimbench.models.backbones import FeaturePyramid, create_pyramid
 from aimbench.models.class_names import match_classes, output_names
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output
 from aimbench.models.torchvision_networks import TorchvisionHead, TorchvisionNetwork
-from aimbench.models.weights import full_state, load_body
+from aimbench.models.weights import full_state, load_body, parameters_hash
 from aimbench.record import BackboneInfo, MethodInfo
 from aimbench.train.method import Method, MethodConfig
 from aimbench.train.opened import open_checkpoint
@@ -93,7 +93,11 @@ def network(
         method=Method(MethodConfig()),
         info=external_method(method_name, train_labels),
         backbone=backbone,
-        training={"external": "a model as it is", "outputs": chosen},
+        training={
+            "external": "a model as it is",
+            "outputs": chosen,
+            "classifier": parameters_hash(head)[:16],
+        },
     )
 
 
@@ -126,12 +130,14 @@ def run_checkpoint(dataset: ShardDataset, file: Path, *, data_root: Path, cards:
             "external": "a checkpoint of a run",
             "run": definition.id,
             "checkpoint": file.name,
+            "state": parameters_hash(trainer.model)[:16],
             "trained_on": f"{source.name}@{source.variant}, {source.kind}, fingerprint {source.fingerprint}",
         },
         image_size=experiment.config.image_size,
         fields=experiment.method.regime.fields,
         seed=definition.seed,
-        selector=definition.selector,
+        # What the selector chose is in selected.pt alone; last.pt is the last finished epoch.
+        selector=definition.selector if file.name == "selected.pt" else SELECTOR,
     )
 
 

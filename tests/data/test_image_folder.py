@@ -197,14 +197,23 @@ def test_voc_boxes_are_scaled_to_the_stored_image(tmp_path: Path) -> None:
     (boxes / f"{WOOF[0]}_val0.xml").write_text(voc(WOOF[0], [(80, 30, 160, 120)], size=(160, 120)))
     other = voc(WOOF[0], [(0, 0, 40, 30)]).replace(f"<name>{WOOF[0]}", "<name>n00000000")
     (boxes / f"{WOOF[0]}_train0.xml").write_text(other)
+    by_breed = voc(WOOF[0], [(0, 0, 80, 60)], size=(160, 120)).replace(f"<name>{WOOF[0]}", "<name>Shih-Tzu")
+    (boxes / f"{WOOF[0]}_train1.xml").write_text(by_breed)
     dataset = build("imagewoof", raw, tmp_path / "data", partial=True, workers=1).dataset
     test = dataset.split("test")
+    boxed = {}
+    for split in ("train", "val"):
+        index = dataset.split(split)
+        boxed |= {key: index.read(i).boxes for i, key in enumerate(index.keys) if index.read(i).boxes}
+    assert boxed == {f"{WOOF[0]}_train1": [(0.0, 0.0, 20.0, 15.0)]}  # called by its breed, as many dogs are there
     found = {key: test.read(i).boxes for i, key in enumerate(test.keys)}
     assert found.pop(f"{WOOF[0]}_val0") == [(20.0, 7.5, 40.0, 30.0)]
     assert set(map(len, found.values())) == {0}
-    # one of 110 images: the other annotation is of another class
-    assert dataset.manifest.ground_truth.share_with_boxes == pytest.approx(1 / 110)
-    assert dataset.manifest.ground_truth.mean_box_share == pytest.approx(20 * 22 / 1200, abs=0.03)
+    # two of 110 images: the third annotation is of another class
+    assert dataset.manifest.ground_truth.share_with_boxes == pytest.approx(2 / 110)
+    assert dataset.manifest.ground_truth.mean_box_share == pytest.approx(
+        (20 * 22 / 1200 + 20 * 15 / 1200) / 2, abs=0.03
+    )
     assert dataset.manifest.classes[0] == "Shih-Tzu"
 
 

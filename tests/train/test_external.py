@@ -43,6 +43,7 @@ def test_a_checkpoint_of_somebody_elses(evaluate: Any, mini_root: Path, tmp_path
     assert status == 0, error
     assert record is not None
     assert record["method"]["name"] == "their_net"
+    assert len(record["training"].pop("classifier")) == 16
     assert record["training"] == {"external": "a model as it is", "outputs": [2, 0]}
     assert set(record["metrics"]["test"]["epg"]) == {"gradcam_plus_plus", "uniform", "centre_gaussian"}
     store = Store(tmp_path / "results")

@@ -49,7 +49,15 @@ def test_a_runs_checkpoint_gives_the_runs_predictions(
     assert record["training"]["run"] == trial.id
     store = Store(tmp_path / "results")
     assert check_record(store, store.records / "waterbirds" / f"{record['id']}.json") == []
+    assert record["selector"] == trial.selector
     assert "is recorded already" in evaluate(*words, size=None)[2]
+    last = evaluate("--checkpoint", str(trial.folder / "last.pt"), "--epg-samples", "0", size=None)[1]
+    assert last["selector"] == "none"
+    state = checkpoint.load(trial.folder / "selected.pt")
+    state["model"] = {name: value + 1 for name, value in state["model"].items()}
+    checkpoint.save(trial.folder / "selected.pt", state)  # as training that went on would have
+    changed = evaluate(*words, size=None)[1]
+    assert changed["id"] != record["id"]
 
 
 class RunsCode:
@@ -198,6 +206,7 @@ def test_a_torchvision_classifier_with_weights_of_ones_own(
     status, record, error = evaluate(*words)
     assert status == 0, error
     assert record["backbone"]["name"] == f"torchvision/{SMALL}"
+    assert len(record["training"].pop("classifier")) == 16
     assert record["training"] == {"external": "a model as it is", "outputs": [2, 0]}
     assert record["cost"]["parameters"] == sum(p.numel() for p in theirs.parameters()) - 1024 - 1  # without the fish
     # Independent: the network as torchvision runs it, its three logits reduced to the two classes of the dataset.
