@@ -171,6 +171,11 @@ def without_later(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[s
     return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
+def with_later(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `without_later`: settings of a definition and, after them, those that it leaves out."""
+    return {**values, **{name: value for name, value in later.items() if name not in values}}
+
+
 class CodeInfo(_Strict):
     """The code that ran; revision and dirty are None outside a git checkout."""
 

@@ -41,8 +41,7 @@ class MaskedPoolHead(Head):
         weight = torch.where(known, 1 - weight if self.inverse else weight, torch.ones_like(weight))
         masked = feature * weight
         total = weight.sum(dim=(2, 3))
-        mean = masked.sum(dim=(2, 3)) / torch.where(total > 0, total, torch.ones_like(total))
-        embedding = self._embed_mean(mean)
+        embedding = self._embed_mean(masked.sum(dim=(2, 3)) / total.masked_fill(total == 0, 1))
         return Output(logits=self.classifier(self.standardize(embedding)), embedding=embedding, last_map=masked)
 
 

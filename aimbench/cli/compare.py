@@ -66,7 +66,7 @@ def reselect(
     from aimbench.paths import results_root
     from aimbench.results.reselect import reselect as reselect_record
     from aimbench.results.reselect import selectors_of
-    from aimbench.results.store import Store, parquet_name
+    from aimbench.results.store import Store
     from aimbench.train.registry import list_methods
 
     store = Store(results_root(results))
@@ -86,7 +86,7 @@ def reselect(
     new, files = reselect_record(store, record, selector, select_regime=regime)
     if store.exists(new.id):
         typer.echo(f"{new.id} is recorded already", err=True)
-    typer.echo(store.write(new, {parquet_name(new.id, name): content for name, content in files.items()}))
+    typer.echo(store.write_run(new, files))
 
 
 def _side(store: "Store", words: str, all_seeds: bool) -> "list[Record]":

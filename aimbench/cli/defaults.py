@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aimbench.record import with_later
+
 if TYPE_CHECKING:
     from aimbench.results.digest import Digest
 
@@ -48,7 +50,7 @@ def _is_default(run: "Digest") -> bool:
     defaults = _defaults(run.method)
     if defaults is None:
         return False
-    return {**defaults.earlier, **run.config} == defaults.config and run.training == defaults.training
+    return with_later(run.config, defaults.earlier) == defaults.config and run.training == defaults.training
 
 
 @cache

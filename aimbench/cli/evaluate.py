@@ -160,12 +160,10 @@ def _refuse(where: str, options: Mapping[str, object]) -> None:
 
 
 def _write(store: "Store", result: "Result") -> None:
-    from aimbench.results.store import parquet_name
     from aimbench.results.summary import headline_text
 
     record = result.record
-    files = {parquet_name(record.id, content): data for content, data in result.files.items()}
-    path = store.write(record, files)
+    path = store.write_run(record, result.files)
     typer.echo(headline_text(record), err=True)
     typer.echo(path)
 

@@ -92,7 +92,7 @@ def run(
     """
     from aimbench import paths
     from aimbench.cards import parse_dataset
-    from aimbench.results.store import Store, parquet_name
+    from aimbench.results.store import Store
     from aimbench.results.summary import headline_text
     from aimbench.train.registry import check_method
 
@@ -158,7 +158,6 @@ def run(
     result = experiment.run(fresh=fresh)
     if not is_first_by_environment():
         return
-    files = {parquet_name(experiment.id, name): content for name, content in result.files.items()}
-    path = store.write(result.record, files, replace=rerun)
+    path = store.write_run(result.record, result.files, replace=rerun)
     reporter.line(headline_text(result.record))
     typer.echo(path)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aimbench.record import with_later
 from aimbench.results.describe import describe
 from aimbench.results.digest import Digest
 from aimbench.results.evidence import Difference, paired_difference
@@ -62,7 +63,7 @@ def make_ablations(
     members: list[tuple[list[str], Row, list[Digest]]] = []
     for row in table.rows:
         of_row = [by_id[name] for name in row.records]
-        own = _full_config(of_row[0], earlier)
+        own = with_later(of_row[0].config, earlier)
         comparable = row.method == method and of_row[0].training == training and own.keys() == config.keys()
         if comparable and table.headline in row.cells:
             members.append(([key for key in config if own[key] != config[key]], row, of_row))
@@ -75,13 +76,9 @@ def make_ablations(
     for key in config:
         for changed, row, of_row in members:
             if changed == [key] and of_row[0].settings == of_base[0].settings:
-                change = describe({key: _full_config(of_row[0], earlier)[key]})
+                change = describe({key: with_later(of_row[0].config, earlier)[key]})
                 lines.append(Ablation(row, change, paired_difference(of_row, of_base, table.headline)))
     return lines
-
-
-def _full_config(run: Digest, earlier: Mapping[str, Any]) -> dict[str, Any]:
-    return {**earlier, **run.config}
 
 
 def render_ablations(found: Sequence[tuple[Table, Sequence[Ablation]]], format: Format) -> str:

@@ -3,7 +3,7 @@
 import shlex
 
 from aimbench.method_cards import MethodCard
-from aimbench.record import Record
+from aimbench.record import Record, with_later
 
 # What `aimbench run` has an option for; the other settings have one value only there.
 _OPTIONS = (
@@ -49,8 +49,7 @@ def rerun_command(record: Record, card: MethodCard | None) -> str | None:
         words += ["--epg-samples", str(samples)]
     if attributions := record.evaluation.get("attributions"):
         words += ["--attributions", ",".join(attributions)]
-    left_out = card.later if card is not None else {}
-    for key, value in {**left_out, **record.method.config}.items():
+    for key, value in with_later(record.method.config, card.later if card is not None else {}).items():
         words += ["--set", f"{key}={_yaml_scalar(value)}"]
     return shlex.join(words)
 

@@ -1,8 +1,8 @@
 """A table's Config column: what parts the rows of one method."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from aimbench.record import with_later
 from aimbench.results.describe import differing, flattened, pick
 from aimbench.results.digest import Digest
 from aimbench.train.registry import later_settings
@@ -15,10 +15,11 @@ def row_configs(members: Sequence[Sequence[Digest]]) -> list[str]:
     change against it. `aimbench.results.notes` tells the reader. What a definition leaves out, because the method's
     card calls it ``later``, counts with the value that the run had.
     """
-    configs = [{**group[0].config, **_left_out(group[0])} for group in members]
     rows_of: dict[str, list[int]] = {}
     for number, group in enumerate(members):
         rows_of.setdefault(group[0].method, []).append(number)
+    later = {method: later_settings(method) for method in rows_of}  # once a method: each reads a card
+    configs = [with_later(group[0].config, later[group[0].method]) for group in members]
     usual = {method: configs[max(rows, key=lambda row: len(members[row]))] for method, rows in rows_of.items()}
     shown = {method: differing([configs[row] for row in rows]) for method, rows in rows_of.items()}
     texts = []
@@ -28,7 +29,3 @@ def row_configs(members: Sequence[Sequence[Digest]]) -> list[str]:
         absent = [f"no {key}" for key in sorted(told - flattened(config).keys())]
         texts.append(", ".join(filter(None, [pick(config, told), *absent])))
     return texts
-
-
-def _left_out(run: Digest) -> dict[str, Any]:
-    return {name: value for name, value in later_settings(run.method).items() if name not in run.config}

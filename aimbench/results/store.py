@@ -87,6 +87,11 @@ class Store:
             raise _not_writable(folder, error) from error
         return path
 
+    def write_run(self, record: Record, contents: Mapping[str, bytes], *, replace: bool = False) -> Path:
+        """Stores a record with its Parquet files by content, such as ``predictions``; as `write`."""
+        files = {parquet_name(record.id, content): data for content, data in contents.items()}
+        return self.write(record, files, replace=replace)
+
     def check_writable(self) -> None:
         """Finds out before hours of training whether a record can be written afterwards.
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from submitit.helpers import DelayedSubmission
 
 from aimbench.errors import AimbenchError
-from aimbench.results.store import Store, parquet_name
+from aimbench.results.store import Store
 from aimbench.sweep.jobs import Job
 from aimbench.train.experiment import Experiment
 from aimbench.train.progress import Reporter
@@ -140,5 +140,4 @@ def run_job(job: Job, reporter: Reporter) -> None:
     # Peak memory is the process's, and an earlier job of this process may have reached it.
     cost = result.record.cost.model_copy(update={"peak_memory_mb": None})
     record = result.record.model_copy(update={"search": job.search, "cost": cost})
-    files = {parquet_name(record.id, name): content for name, content in result.files.items()}
-    Store(job.results).write(record, files)
+    Store(job.results).write_run(record, result.files)

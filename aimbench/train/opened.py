@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from aimbench.errors import ConfigError
-from aimbench.record import Definition
+from aimbench.record import Definition, with_later
 from aimbench.train import checkpoint
 from aimbench.train.attributions import DEFAULT
 from aimbench.train.experiment import Experiment, Request
@@ -68,7 +68,7 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
             data_root=data_root,
             runs_root=folder.parents[1],
             selector=definition.selector,
-            settings={**later_settings(definition.method.name), **definition.method.config},
+            settings=with_later(definition.method.config, later_settings(definition.method.name)),
             training=definition.training,
             epg_samples=definition.evaluation["epg_samples"],
             epg_region=definition.evaluation.get("epg_region", "mask"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aimbench.data.batch import Batch
-from aimbench.results.store import Store, parquet_name
+from aimbench.results.store import Store
 from aimbench.results.validate import check_record
 from aimbench.train.loop import Trainer
 from aimbench.train.registry import get_method, list_methods, method_card
@@ -34,8 +34,7 @@ def test_two_epochs_give_a_valid_record(
     result = trial.run()
     assert time.process_time() - started < 60
     store = Store(tmp_path / "results")
-    files = {parquet_name(trial.id, name): content for name, content in result.files.items()}
-    path = store.write(result.record, files)
+    path = store.write_run(result.record, result.files)
     assert check_record(store, path) == []
     record = store.read(path)
     assert record.id == trial.id == record.definition.id

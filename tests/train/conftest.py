@@ -26,8 +26,22 @@ def define(monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[Method]]:
 
 
 @pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Calls the command line as ``aimbench WORDS``; returns (status, standard output, standard error)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["aimbench", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return int(caught.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
 def evaluate(
-    mini_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mini_root: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     """Calls ``aimbench evaluate`` on a mini; returns (status, record or None, standard error)."""
     monkeypatch.setattr("aimbench.train.as_is.cpu_split", lambda workers, on_gpu: (1, 0))
@@ -37,13 +51,8 @@ def evaluate(
     ) -> tuple[int, dict[str, Any] | None, str]:
         fixed = ["--dataset", dataset, "--data", str(mini_root), "--results", str(tmp_path / "results")]
         fixed += ["--image-size", str(size)] if size else []
-        monkeypatch.setattr(sys, "argv", ["aimbench", "evaluate", *fixed, *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, error = capsys.readouterr()
+        status, out, error = command("evaluate", *fixed, *words)
         assert "Traceback" not in error
-        status = int(caught.value.code or 0)
         return status, json.loads(Path(out.strip()).read_text()) if out.strip() else None, error
 
     return call

@@ -8,7 +8,7 @@ import pandas as pd
 from typer.testing import CliRunner
 
 from aimbench.cli import app
-from aimbench.results.store import Store, parquet_name
+from aimbench.results.store import Store
 from aimbench.results.summary import headline_text
 
 
@@ -16,7 +16,7 @@ def test_every_condition_and_the_drop_are_printed(experiment: Callable[..., Any]
     trial = experiment("erm", dataset="travelingbirds@mini", training={"epochs": 4, "lr": 0.05}, epg_samples=0)
     result = trial.run()
     store = Store(tmp_path / "results")
-    path = store.write(result.record, {parquet_name(trial.id, name): data for name, data in result.files.items()})
+    path = store.write_run(result.record, result.files)
     # Independent: counted in the saved predictions.
     table = pd.read_parquet(path.with_suffix(".predictions.parquet"))
     right = (table["prediction"] == table["label"]).groupby(table["split"]).mean()

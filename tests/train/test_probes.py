@@ -1,7 +1,6 @@
 """Probes of a trained run, through the command line."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from aimbench.cli import main
 from aimbench.data.decode import decode
 from aimbench.data.transforms import Transform, TransformConfig
 from aimbench.errors import DataError
 from aimbench.metrics.perturbations import noise_on_object
-from aimbench.results.store import Store, parquet_name
+from aimbench.results.store import Store
 from aimbench.results.validate import check_record
 from aimbench.train.evaluate import evaluated_positions
 from aimbench.train.probes import noisy, probe, relative_foreground_sensitivity
@@ -50,21 +48,18 @@ def test_probes_are_written_into_the_record(
     experiment: Callable[..., Any],
     mini_root: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., tuple[int, str, str]],
 ) -> None:
     trial = experiment(method, training={"epochs": 1})
     result = trial.run()
     store = Store(tmp_path / "results")
-    path = store.write(result.record, {parquet_name(trial.id, name): data for name, data in result.files.items()})
+    path = store.write_run(result.record, result.files)
     before = json.loads(path.read_text())
 
     def call(*words: str) -> tuple[int, str]:
         roots = ["--data", str(mini_root), "--runs", str(tmp_path / "runs"), "--results", str(store.root)]
-        monkeypatch.setattr(sys, "argv", ["aimbench", "probe", trial.id, *roots, *words])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return int(caught.value.code or 0), capsys.readouterr().err
+        status, _, error = command("probe", trial.id, *roots, *words)
+        return status, error
 
     assert call("--samples", "12", "--tests", "greyed,rfs")[0] == 0
     assert call("--samples", "12", "--tests", "centre-bias,ablations,faithfulness")[0] == 0

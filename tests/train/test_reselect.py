@@ -11,14 +11,13 @@ from aimbench.cli import app
 from aimbench.errors import RecordError
 from aimbench.record import Probe
 from aimbench.results.reselect import reselect, selectors_of
-from aimbench.results.store import Store, parquet_name
+from aimbench.results.store import Store
 from aimbench.results.validate import check_record
 
 
 def stored(store: Store, experiment: Any) -> Any:
     result = experiment.run()
-    files = {parquet_name(experiment.id, name): content for name, content in result.files.items()}
-    return store.read(store.write(result.record, files))
+    return store.read(store.write_run(result.record, result.files))
 
 
 def test_reselecting_equals_running_with_the_selector(experiment: Callable[..., Any], tmp_path: Path) -> None:

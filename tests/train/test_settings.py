@@ -1,17 +1,15 @@
 """Settings that a user gets wrong: one line that names the setting and the mend."""
 
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aimbench.cli import main
 from aimbench.errors import ConfigError
 from aimbench.results.rerun import rerun_command
-from aimbench.results.store import Store, parquet_name
+from aimbench.results.store import Store
 from aimbench.train.registry import get_method, method_card
 
 
@@ -77,21 +75,20 @@ def test_the_command_of_a_record_has_its_definition(
     experiment: Callable[..., Any],
     mini_root: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., tuple[int, str, str]],
 ) -> None:
     trial = experiment("aim", settings=settings, **{"training": {"epochs": 1}, **changes})
     result = trial.run()
     store = Store(tmp_path / "results")
-    store.write(result.record, {parquet_name(trial.id, name): data for name, data in result.files.items()})
-    command = rerun_command(result.record, method_card("aim"))
-    assert command is not None
+    store.write_run(result.record, result.files)
+    again = rerun_command(result.record, method_card("aim"))
+    assert again is not None
+    program, *words = shlex.split(again)
+    assert program == "aimbench"
     roots = ["--data", str(mini_root), "--runs", str(tmp_path / "other"), "--results", str(store.root)]
-    monkeypatch.setattr(sys, "argv", [*shlex.split(command), *roots])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code in (0, None)
-    assert f"{trial.id} is recorded already" in capsys.readouterr().err
+    status, _, error = command(*words, *roots)
+    assert status == 0
+    assert f"{trial.id} is recorded already" in error
 
 
 def test_what_the_user_gives_wins_over_a_preset() -> None:
