@@ -1,7 +1,8 @@
 """AIM's named settings: the paper's ``AIM[stop_stage, active_area]``, and one change at a time from ``AIM[2, 25%]``.
 
 The paper's are as its text has them, as far as it was known to us, and as README.md beside this file lists the rest:
-none of what we chose on validation data is in them. The learning rate is no setting of a method; the harness's is.
+none of what we chose on validation data is in them. The learning rate is not among a method's settings: unless one is
+given, it is AIM's default, which we did choose.
 """
 
 from typing import Any
