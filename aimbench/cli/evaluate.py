@@ -56,8 +56,11 @@ def evaluate(
         int | None, typer.Option(help="Of a model: test images that EPG uses; 0 leaves it out.", show_default="all")
     ] = None,
     epg_region: Annotated[
-        str, typer.Option(help="What EPG counts as the object: mask (boxes where there is none) or boxes.")
-    ] = "mask",
+        str | None,
+        typer.Option(
+            help="What EPG counts as the object: mask (boxes where there is none) or boxes.", show_default="mask"
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name in the record.", show_default="the network's or the run's, or external")
     ] = None,
@@ -65,8 +68,12 @@ def evaluate(
         str | None, typer.Option(help="With --predictions: backbone, for the record.", show_default="unknown")
     ] = None,
     train_labels: Annotated[
-        str, typer.Option(help="Labels that the model was trained with: none, class, groups or masks.")
-    ] = "class",
+        str | None,
+        typer.Option(
+            help="Labels that the model was trained with: none, class, groups or masks.",
+            show_default="the run's, or class",
+        ),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the network input, pixels.", show_default="the run's, or 224")
     ] = None,
@@ -95,10 +102,15 @@ def evaluate(
         )
     if predictions is None:
         _refuse("without --predictions", {"--attributions": attributions_dir, "--backbone": backbone})
-        _refuse("with a run's checkpoint, whose classes are known", {"--classes": None if sources else classes})
+        if not sources:
+            known = {"--classes": classes, "--train-labels": train_labels}
+            _refuse("with a run's checkpoint, whose folder tells it", known)
     else:
         of_a_model = {"--checkpoint": checkpoint, "--classes": classes, "--epg": epg, "--epg-samples": epg_samples}
         _refuse("with --predictions", of_a_model)
+        if attributions_dir is None:
+            _refuse("with --predictions alone, without --attributions", {"--epg-region": epg_region})
+    train_labels, epg_region = train_labels or "class", epg_region or "mask"
     if train_labels not in ("none", "class", "groups", "masks"):
         raise ConfigError(f"--train-labels {train_labels}: give none, class, groups or masks")
     network = timm or torchvision

@@ -151,13 +151,13 @@ def run(
     if store.exists(experiment.id) and not rerun:
         reporter.line(f"{experiment.id} is recorded already; --rerun runs it again")
         return
-    fresh = rerun or not resume
-    if experiment.is_started and not fresh:
+    if experiment.is_started and resume and (experiment.is_rerun or not rerun):
         reporter.line(f"going on with {experiment.id} from its last checkpoint (--fresh starts over)")
     reporter.line(f"{experiment.id}: {method} on {dataset}, {backbone}, seed {seed}")
-    result = experiment.run(fresh=fresh)
+    result = experiment.run(fresh=not resume, rerun=rerun)
     if not is_first_by_environment():
         return
     path = store.write_run(result.record, result.files, replace=rerun)
+    experiment.end_rerun()
     reporter.line(headline_text(result.record))
     typer.echo(path)

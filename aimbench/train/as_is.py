@@ -39,7 +39,7 @@ class AsIsRequest:
         checkpoint: state dict with the network's classifier; None: the library's own weights.
         name: of the method in the record; None: the network's, or the run's method.
         classes: names of the classifier's outputs, one a line; None: ImageNet's.
-        train_labels: labels that the network was trained with, as a regime's ``train``.
+        train_labels: labels that ``network`` was trained with, as a regime's ``train``.
         image_size: side of the input, pixels; None: the run's, or 224.
         epg_samples, epg_region: as in ``experiment.Request``.
     """

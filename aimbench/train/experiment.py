@@ -149,19 +149,38 @@ class Experiment:
         """Whether an earlier session left a checkpoint to go on from."""
         return (self.folder / "last.pt").exists()
 
-    def run(self, *, fresh: bool = False) -> Result:
-        """Trains (or goes on, unless ``fresh``), evaluates, and returns the record, in every process."""
-        with explains_a_death(self.folder):
-            return self._run(fresh=fresh)
+    @property
+    def is_rerun(self) -> bool:
+        """Whether an earlier session began to run this anew and has not ended."""
+        return self._rerun_mark.exists()
 
-    def _run(self, *, fresh: bool) -> Result:
+    @property
+    def _rerun_mark(self) -> Path:
+        return self.folder / "rerun"
+
+    def run(self, *, fresh: bool = False, rerun: bool = False) -> Result:
+        """Trains, evaluates, and returns the record, in every process.
+
+        Args:
+            fresh: forget earlier checkpoints, else go on from the last.
+            rerun: forget those of a finished run; go on with a rerun that was stopped, until ``end_rerun``.
+        """
+        fresh = fresh or (rerun and not self.is_rerun)
+        with explains_a_death(self.folder):
+            return self._run(fresh=fresh, rerun=rerun)
+
+    def end_rerun(self) -> None:
+        """Says that the record is written: the next rerun starts over."""
+        self._rerun_mark.unlink(missing_ok=True)
+
+    def _run(self, *, fresh: bool, rerun: bool) -> Result:
         started = time.perf_counter()
         if self._without_object:
             self.reporter.warn(
                 f"up to {self._without_object:.1%} of the samples have neither mask nor box; "
                 f"'{self.method.name}' does not know where their object is"
             )
-        trainer = self.trainer(fresh=fresh)
+        trainer = self.trainer(fresh=fresh, rerun=rerun)
         status = "failed"
         try:
             trainer.fit()
@@ -179,7 +198,7 @@ class Experiment:
         }
         return Result(record, files)
 
-    def trainer(self, *, fresh: bool = False) -> Trainer:
+    def trainer(self, *, fresh: bool = False, rerun: bool = False) -> Trainer:
         """The training loop of this experiment, with its model built; ``fresh`` forgets earlier checkpoints."""
         request = self.request
         loggers = make_loggers(request.log, self.folder, self.id) if is_first_by_environment() else []
@@ -208,7 +227,7 @@ class Experiment:
             device=fabric.device,
             reporter=self.reporter,
         )
-        by_first(lambda: self._prepare_folder(fresh=fresh))
+        by_first(lambda: self._prepare_folder(fresh=fresh, rerun=rerun))
         return Trainer(
             fabric,
             self.method,
@@ -222,10 +241,12 @@ class Experiment:
             compile=request.compile,
         )
 
-    def _prepare_folder(self, *, fresh: bool) -> None:
+    def _prepare_folder(self, *, fresh: bool, rerun: bool) -> None:
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if rerun:
+            self._rerun_mark.touch()
         (self.folder / "definition.json").write_text(self.definition.model_dump_json(indent=1))
         (self.folder / "request.json").write_text(json.dumps(asdict(self.request), default=str, indent=1))
 

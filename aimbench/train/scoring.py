@@ -34,13 +34,14 @@ def evaluation_settings(
     ground_truth: GroundTruth = "mask",
 ) -> dict[str, Any]:
     """What evaluation depends on, for a record's definition."""
-    manifest = dataset.manifest
+    manifest, plain = dataset.manifest, transform.without_augmentation()
     return {
         "epg_samples": epg_samples,
         # Named only where they differ from the default, under which earlier records were hashed.
         **({"attributions": list(attributions)} if attributions != DEFAULT else {}),
         **({"epg_region": ground_truth} if ground_truth != "mask" else {}),
-        "transform": json.loads(json.dumps(transform.without_augmentation().as_dict())),
+        # Of training images as well where they are augmented: a card may say how, and a run is known by it.
+        "transform": json.loads(json.dumps((transform if transform.augment else plain).as_dict())),
         "num_classes": len(manifest.classes),
         "groups": manifest.groups,
         "train_group_counts": group_counts(dataset, "train"),

@@ -42,9 +42,21 @@ def test_hard_imagenet_joins_masks_by_name(tmp_path: Path) -> None:
     truth = dataset.manifest.ground_truth
     assert (truth.share_with_mask, truth.empty_masks) == (1.0, 2 + 2)
     assert truth.mean_foreground_share == pytest.approx(20 / 24 * 200 / 1200, abs=0.01)
+    assert not [note for note in dataset.manifest.notes if "masks" in note]
     loose = build("hardimagenet@any-foreground", raw, tmp_path / "data", partial=True, workers=1).dataset
     # JPEG's ringing around the object is foreground at a threshold above 0
     assert loose.manifest.ground_truth.mean_foreground_share > 1.05 * truth.mean_foreground_share
+
+
+def test_a_mask_without_its_image_is_told(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    hard_imagenet(raw)
+    for i in (3, 4):
+        (raw / "imagenet" / "train" / HARD[1] / f"{HARD[1]}_train{i}.JPEG").unlink()
+    dataset = build("hardimagenet", raw, tmp_path / "data", partial=True, workers=1).dataset
+    first = f"{HARD[1]}_{HARD[1]}_train3.JPEG"
+    assert f"2 of 24 masks have no image, the first {first}" in dataset.manifest.notes
+    assert sum(split.count for split in dataset.manifest.splits.values()) == 22
 
 
 def test_masks_of_another_size_but_the_same_aspect_are_scaled(tmp_path: Path) -> None:

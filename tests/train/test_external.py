@@ -215,7 +215,12 @@ def test_options_that_would_change_nothing_are_refused(evaluate: Any, split: Any
     for option in ("--attributions", "--backbone"):
         assert f"{option} says nothing without --predictions" in evaluate("--timm", TINY, option, "x")[2]
     assert "--classes says nothing with a run's checkpoint" in evaluate("--checkpoint", "x.pt", "--classes", "x")[2]
-    assert "did you mean 'boxes'" in evaluate("--predictions", file, "--epg-region", "box")[2]
+    maps = ["--attributions", str(tmp_path)]
+    assert "did you mean 'boxes'" in evaluate("--predictions", file, *maps, "--epg-region", "box")[2]
+    assert (
+        "--epg-region says nothing with --predictions alone"
+        in evaluate("--predictions", file, "--epg-region", "boxes")[2]
+    )
 
 
 def test_names_and_logits(evaluate: Any, split: Any, tmp_path: Path) -> None:

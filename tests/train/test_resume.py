@@ -115,6 +115,45 @@ def test_resuming_within_a_process(
     assert result.files["epochs"] == expected.files["epochs"]
 
 
+def test_a_stopped_rerun_goes_on_and_the_next_starts_over(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls, last = Steps.step, 0, 10**6
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > last:
+            raise _KilledError
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(Steps, "step", counted)
+
+    def rerun() -> tuple[int, Any]:
+        """Returns the steps that were taken, and the result unless it was killed."""
+        nonlocal calls
+        calls, trial = 0, experiment("erm")
+        try:
+            result = trial.run(rerun=True)
+        except _KilledError:
+            return calls, None
+        trial.end_rerun()
+        return calls, result
+
+    experiment("erm").run()
+    whole = calls
+    assert rerun()[0] == whole  # a finished run is no start
+    last = whole - 2
+    assert rerun() == (last + 1, None)
+    last = 10**6
+    steps, resumed = rerun()
+    assert 0 < steps < whole
+    again, result = rerun()
+    assert again == whole
+    assert resumed.record.metrics == result.record.metrics
+    assert resumed.files == result.files
+
+
 def test_runs_of_two_seeds_differ(experiment: Callable[..., Any], tmp_path: Path) -> None:
     one, other = (experiment("erm", seed=seed, training={"epochs": 1}).run() for seed in (0, 1))
     assert one.files["epochs"] != other.files["epochs"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aimbench.cards import default_cards_dir
 from aimbench.errors import ConfigError
 from aimbench.results.rerun import rerun_command
 from aimbench.results.store import Store
@@ -120,6 +121,18 @@ def test_what_the_user_gives_wins_over_the_methods_defaults(
 def test_whatever_decides_the_outcome_is_in_the_id(experiment: Callable[..., Any], change: dict[str, Any]) -> None:
     assert experiment().id == experiment().id
     assert experiment(**change).id != experiment().id
+
+
+def test_how_a_card_augments_is_in_the_id_of_runs_that_augment(experiment: Callable[..., Any], tmp_path: Path) -> None:
+    card = tmp_path / "cards" / "waterbirds" / "card.yaml"
+    card.parent.mkdir(parents=True)
+    text = (default_cards_dir() / "waterbirds" / "card.yaml").read_text()
+    changed = text.replace("train_crop_scale: [0.7, 1.0]", "train_crop_scale: [0.1, 1.0]")
+    assert changed != text
+    card.write_text(changed)
+    for augment in (False, True):
+        ours, theirs = (experiment(training={"augment": augment}, cards=cards) for cards in (None, tmp_path / "cards"))
+        assert (ours.id == theirs.id) is not augment
 
 
 def test_what_does_not_decide_the_outcome_is_not_in_the_id(experiment: Callable[..., Any]) -> None:

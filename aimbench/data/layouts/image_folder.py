@@ -114,10 +114,11 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     )
     recipes = Recipes(recipe for recipe in made if recipe is not None)
     hold_out(recipes, options.validation_share, seed)
+    unused = _unused_masks(options.masks, recipes) if options.masks else []
     if options.ranks:
         keep_ranked(raw, card, options.ranks, recipes)
     classes = list(names.values())
-    return Plan(recipes=recipes, classes=classes, groups=classes, notes=_notes(card, names, recipes))
+    return Plan(recipes=recipes, classes=classes, groups=classes, notes=_notes(card, names, recipes) + unused)
 
 
 def _read_boxes(raw: RawFolder, card: Card, options: ImageFolderOptions) -> _Boxes:
@@ -224,6 +225,16 @@ def _recipe(
         voc=voc,
         voc_class=found.class_folder if voc else "",
     )
+
+
+def _unused_masks(masks: _Masks, recipes: Recipes) -> list[str]:
+    """Where the masks say which images belong to the dataset, one without its image is a sample that is not there."""
+    if not masks.select:
+        return []
+    used = {recipe.mask for recipe in recipes if isinstance(recipe.mask, Path)}
+    there = {path for folder in {path.parent for path in used} for path in _images(folder)}
+    missing = sorted(path.name for path in there - used)
+    return [f"{len(missing)} of {len(there)} masks have no image, the first {missing[0]}"] if missing else []
 
 
 def _notes(card: Card, names: dict[str, str], recipes: Recipes) -> list[str]:
