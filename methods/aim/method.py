@@ -119,6 +119,8 @@ class AIMPlusConfig(AIMConfig):
     """``both``: a linear classifier on S3 reads the masks that AIM learns. Else as in AIM."""
     predict_from: Literal["finest", "coarsest", "mean"] = "mean"
     """``mean``: AIM's classifiers and the one on S3 predict together. Else as in AIM."""
+    objectness: float = Field(1.0, ge=0)
+    """Weight in every mask logit of the backbone's own feature energy. As in AIM."""
 
 
 @register_method(
@@ -127,7 +129,7 @@ class AIMPlusConfig(AIMConfig):
     source="aimbench: AIM of Alshami et al. 2025 with ERM's own classifier beside its own under its masks",
 )
 class AIMPlus(AIM):
-    """AIM's masks, learned as AIM learns them; under them AIM's classifier and ERM's predict together."""
+    """AIM's masks, which start where the backbone responds; under them AIM's classifier and ERM's predict together."""
 
     Config = AIMPlusConfig
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}  # AIM's
