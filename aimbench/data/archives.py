@@ -12,11 +12,32 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
+from typing import Self
+
+from filelock import FileLock
 
 from aimbench.cards import Archive
 from aimbench.errors import DataError
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+
+_BLOCK = 1 << 20
+
+
+class _WholeHeader(tarfile.TarInfo):
+    """A member's header; tarfile takes a damaged or missing one for the end of the archive, here it is an error."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        start = tarfile.offset
+        try:
+            return super().fromtarfile(tarfile)
+        except HeaderError as error:
+            # A zero block is the end; at the start the library tries another compression.
+            if isinstance(error, EOFHeaderError) or start == 0:
+                raise
+            raise ReadError(f"{error} at byte {start}") from None
 
 
 def stem(name: str) -> str:
@@ -40,15 +61,18 @@ def unpack_into(target: Path, fill: Callable[[Path], None]) -> None:
     if target.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target.parent))
-    try:
-        fill(temporary)
-        temporary.rename(target)
-    except OSError:
-        if not target.is_dir():  # otherwise another process was faster
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    prefix = f".unpacking-{target.name}-"
+    with FileLock(target.parent / ".unpacking.lock"):
+        if target.is_dir():
+            return  # another process was faster
+        for left in target.parent.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            fill(temporary)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def unpack(archive: Path, target: Path, only: list[str] | None = None) -> None:
@@ -60,7 +84,7 @@ def unpack(archive: Path, target: Path, only: list[str] | None = None) -> None:
         only: Path prefixes to unpack; empty or None for everything.
 
     Raises:
-        DataError: If the archive is truncated or holds an unsafe member.
+        DataError: If the archive is truncated or damaged, holds an unsafe member, or needs more space than there is.
     """
     try:
         if archive.suffix == ".zip":
@@ -88,7 +112,7 @@ def unpack_nested(archive: Path, target: Path, wanted: Iterable[str]) -> None:
     if not lacking and wanted:
         return
     try:
-        with tarfile.open(archive) as outer:
+        with tarfile.open(archive, tarinfo=_WholeHeader) as outer:
             for info in outer:
                 name = info.name.removeprefix("./")
                 if not info.isfile() or "/" in name or not is_inside(name) or not name.endswith(".tar"):
@@ -102,12 +126,12 @@ def unpack_nested(archive: Path, target: Path, wanted: Iterable[str]) -> None:
 def _unpack_inner(outer: tarfile.TarFile, info: tarfile.TarInfo, target: Path) -> None:
     content = outer.extractfile(info)
     assert content is not None  # it is a file
-    with tarfile.open(fileobj=content) as inner:
+    with tarfile.open(fileobj=content, tarinfo=_WholeHeader) as inner:
         _extract(inner, Path(str(outer.name)) / info.name, target, [])
 
 
 def _unpack_tar(archive: Path, target: Path, only: list[str]) -> None:
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive, tarinfo=_WholeHeader) as tar:
         _extract(tar, archive, target, only)
 
 
@@ -117,7 +141,11 @@ def _extract(tar: tarfile.TarFile, archive: Path, target: Path, only: list[str])
         if not (info.isfile() or info.isdir()) or not is_inside(name):
             raise _unsafe(archive, info.name)
         if _wanted(name, only):
+            _check_space(archive, target, info.size)
             tar.extract(info, target, filter="data")
+    assert tar.fileobj is not None
+    while tar.fileobj.read(_BLOCK):
+        pass  # to the end, where gzip's checksum of all bytes is compared
 
 
 def _unpack_zip(archive: Path, target: Path, only: list[str]) -> None:
@@ -127,7 +155,16 @@ def _unpack_zip(archive: Path, target: Path, only: list[str]) -> None:
             if is_link or not is_inside(info.filename):
                 raise _unsafe(archive, info.filename)
             if _wanted(info.filename, only):
+                _check_space(archive, target, info.file_size)
                 zipped.extract(info, target)
+
+
+def _check_space(archive: Path, target: Path, size: int) -> None:
+    free = shutil.disk_usage(target).free
+    if size > free:
+        raise DataError(
+            f"archive {archive}: the next member needs {size / 1e9:.1f} GB, {target} has {free / 1e9:.1f} GB"
+        )
 
 
 def _wanted(name: str, only: list[str]) -> bool:

@@ -161,7 +161,7 @@ def _finish(target: Path, parts: Path, job: Job) -> Manifest:
         synthesis=job.synthesis,
         files={file: sha256_of(target / file) for file in job.plan.files},
         source_forms=job.forms,
-        notes=job.plan.notes,
+        notes=[*job.plan.notes, *job.plan.lacking],
     )
     (target / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest

@@ -201,9 +201,10 @@ def _kind(card: Card, variant: str, plan: Plan, partial: bool, fell_back: bool) 
     if card.variants[variant].mini:
         return "mini"
     found = differences(card, variant, plan.classes, summarise_recipes(plan.recipes, plan.classes, plan.groups))
+    found += plan.lacking
     if found and not partial:
         raise DataError(
-            f"{card.name}@{variant}: counts differ from the card's: {'; '.join(found[:4])}"
+            f"{card.name}@{variant}: the raw folder is not whole: {'; '.join(found[:4])}"
             f"{'; ...' if len(found) > 4 else ''}; complete the raw folder, or add --partial to build "
             "what is there"
         )

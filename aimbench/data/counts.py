@@ -45,9 +45,15 @@ def differences(card: Card, variant: str, classes: list[str], found: Mapping[str
         One phrase for each difference.
     """
     phrases = [f"{len(classes)} classes, not {card.num_classes}"] if len(classes) != card.num_classes else []
+    for split in ("train", "test"):
+        if split in found and (empty := [name for name, count in found[split].classes.items() if count == 0]):
+            phrases.append(f"{split} has no sample of {len(empty)} classes, the first {empty[0]}")
     for split, expected in card.variants[variant].counts.items():
         parts = [found[name] for name in split.split("+") if name in found]
         count = sum(part.count for part in parts)
+        if not count:
+            phrases.append(f"{split} has no sample")
+            continue
         if expected.count is not None and count != expected.count:
             phrases.append(f"{split} has {count} samples, not {expected.count}")
         for what, wanted in (("classes", _class_counts(expected, len(classes))), ("groups", expected.groups)):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from aimbench.data.card_text import card_markdown
 from aimbench.data.croissant import write_croissant
@@ -134,7 +134,7 @@ def _rows(dataset: ShardDataset, split: str, report: "_Counter") -> Iterator[dic
         place = int(index.place[i])
         yield {
             "key": item.key,
-            "image": {"bytes": item.image, "path": None},
+            "image": {"bytes": as_stored(item.image), "path": None},
             "mask": None if item.mask is None else {"bytes": item.mask, "path": None},
             "boxes": [list(box) for box in item.boxes],
             "label": int(index.label[i]),
@@ -155,7 +155,7 @@ def _write_split(dataset: ShardDataset, index: SplitIndex, folders: list[str], o
             name = f"{folders[label]}/{item.key}"
             image = out / index.name / f"{name}.{_suffix(item.image)}"
             _made(image.parent)
-            image.write_bytes(item.image)
+            image.write_bytes(as_stored(item.image))
             mask = out / "masks" / index.name / f"{name}.png"
             if item.mask is not None:
                 _made(mask.parent)
@@ -175,9 +175,39 @@ def _write_split(dataset: ShardDataset, index: SplitIndex, folders: list[str], o
             report.step()
 
 
+def as_stored(image: bytes) -> bytes:
+    """An image that every reader shows as it is stored, as its mask and boxes are.
+
+    Readers elsewhere turn an image by its EXIF orientation: where there is one, the EXIF block goes. No pixel changes.
+    """
+    with Image.open(io.BytesIO(image)) as opened:
+        try:
+            orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+        except (OSError, ValueError, SyntaxError, KeyError, TypeError):
+            return image  # nobody reads a malformed block
+        if orientation == 1:
+            return image
+        if opened.format == "PNG":
+            buffer = io.BytesIO()
+            opened.save(buffer, "PNG", exif=b"")
+            return buffer.getvalue()
+    return _without_exif(image)
+
+
+def _without_exif(jpeg: bytes) -> bytes:
+    """Drops the APP1 segments of a JPEG that hold EXIF."""
+    kept, at = bytearray(jpeg[:2]), 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:  # up to the scan
+        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if not (jpeg[at + 1] == 0xE1 and jpeg[at + 4 : at + 10] == b"Exif\0\0"):
+            kept += jpeg[at:end]
+        at = end
+    return bytes(kept + jpeg[at:])
+
+
 def _suffix(image: bytes) -> str:
     with Image.open(io.BytesIO(image)) as opened:
-        return {"JPEG": "jpg", "PNG": "png"}[opened.format or ""]
+        return {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}[opened.format or ""]
 
 
 def _folder_name(name: str) -> str:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from aimbench.cards import Card, Source
 from aimbench.data.archives import check_archive
 from aimbench.data.raw import RawFolder
@@ -90,12 +92,18 @@ def check_space(raw: Path, found: list[Offer]) -> None:
     Raises:
         DataError: If the disk of ``raw`` is too small for the sizes that are known.
     """
-    needed = sum(offer.size or 0 for offer in found if not offer.there)
+    needed = sum(max(0, (offer.size or 0) - _kept(raw, offer)) for offer in found if not offer.there)
     free = shutil.disk_usage(raw).free
     if needed > free:
         raise DataError(
             f"{raw} has {free / 1e9:.1f} GB free, the archives need {needed / 1e9:.1f} GB; name another --raw"
         )
+
+
+def _kept(raw: Path, offer: Offer) -> int:
+    """Bytes of a broken-off download that lie there already."""
+    part = _part(raw, offer.source)
+    return part.stat().st_size if part.is_file() else 0
 
 
 def fetch(offer: Offer, raw: Path, report: Report, progress: Bytes) -> Path:
@@ -115,14 +123,19 @@ def fetch(offer: Offer, raw: Path, report: Report, progress: Bytes) -> Path:
     """
     source = offer.source
     failures = []
-    for address in source.urls:
-        try:
-            return _fetch_from(address, source, raw, report, progress)
-        except _NotThisOne as failure:
-            failures.append(f"{address}: {failure}")
-            report(f"{offer.name}: {failures[-1]}")
-    if source.hub:
-        return _fetch_hub(source, raw, failures)
+    part = _part(raw, source)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(part.with_name(f".{part.name}.lock")):
+        if (raw / source.archive).is_file():
+            return raw / source.archive  # another process was faster
+        for address in source.urls:
+            try:
+                return _fetch_from(address, source, raw, report, progress)
+            except _NotThisOne as failure:
+                failures.append(f"{address}: {failure}")
+                report(f"{offer.name}: {failures[-1]}")
+        if source.hub:
+            return _fetch_hub(source, raw, failures)
     by_hand = f"; get it by hand from {', '.join(source.pages)} and put it into {raw}" if source.pages else ""
     tried = "; ".join(failures) or "the card names no address for a download"
     raise DataError(f"{source.names} could not be downloaded ({tried}){by_hand}")
@@ -145,9 +158,7 @@ def _ask(source: Source, report: Report) -> tuple[int | None, str | None]:
 
 
 def _fetch_from(address: str, source: Source, raw: Path, report: Report, progress: Bytes) -> Path:
-    part = raw / f"{source.archive}.part"
-    part.parent.mkdir(parents=True, exist_ok=True)
-    pause = PAUSE
+    part, pause = _part(raw, source), PAUSE
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _download(address, part, progress, source.archive)
@@ -176,6 +187,10 @@ def _fetch_from(address: str, source: Source, raw: Path, report: Report, progres
     return target
 
 
+def _part(raw: Path, source: Source) -> Path:
+    return raw / f"{source.archive}.part"
+
+
 def _download(address: str, part: Path, progress: Bytes, name: str) -> None:
     """Appends to the partial file where the host can go on, else starts over.
 
@@ -193,6 +208,8 @@ def _download(address: str, part: Path, progress: Bytes, name: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
+        if have and error.headers.get("Content-Range") == f"bytes */{have}":
+            return  # all bytes are there: the end came before the checksum was compared
         _forget(part)
         answer = _open(urllib.request.Request(address, headers=_HEADERS))
         have = 0
@@ -264,17 +281,24 @@ def _fetch_hub(source: Source, raw: Path, failures: list[str]) -> Path:
 
     assert source.hub is not None
     target = raw / source.folders[0]
+    # Under its own name only when it is whole; the library goes on in a folder that it has begun.
+    part = target.with_name(f"{target.name}.part")
+    if target.is_dir() and not part.exists():
+        target.rename(part)  # it lacks something, else nothing would be fetched
     try:
         huggingface_hub.snapshot_download(
             source.hub,
             repo_type="dataset",
             revision=source.revision,
-            local_dir=target,
+            local_dir=part,
             allow_patterns=[f"{prefix}*.{suffix}" for prefix in source.only or [""] for suffix in _TABLES],
         )
     except Exception as error:  # the library raises errors of several others
         tried = "; ".join([*failures, f"Hugging Face {source.hub}: {_reason(error)}"])
         raise DataError(f"{source.folders[0]} could not be downloaded ({tried})") from None
+    if target.is_dir():
+        raise DataError(f"{part} is whole, but {target} stands in its place and lacks something; remove {target}")
+    part.rename(target)
     return target
 
 

@@ -1,8 +1,8 @@
 """Decode once: the pixels of a split that fits into memory, shared by all workers."""
 
+import os
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -66,25 +66,30 @@ class DecodedCache:
             collate_fn=None,
             generator=torch.Generator(),  # leaves the global one, which is training's, where it is
         )
-        chunks: list[np.ndarray] = []
-        shapes, boxes, total = [], [], 0
+        # Pages that nothing is written to take no memory, so the limit may be asked for at once.
+        buffer = torch.empty(min(limit_bytes, _physical_bytes()), dtype=torch.uint8)
+        shapes, boxes, starts, filled = [], [], list[int](), 0
         for photograph in loader:
             if isinstance(photograph, DataError):
                 raise DataError(str(photograph))  # a new one, see ImageSource.epoch
             image = photograph.image.permute(1, 2, 0)  # as decode leaves it in memory
             pixels = [image] if photograph.mask is None else [image, photograph.mask]
-            chunk = torch.cat([p.reshape(-1) for p in pixels]).numpy().copy()
-            total += chunk.size
-            if total > limit_bytes:
-                return None
-            chunks.append(chunk)
+            starts.append(filled)
+            for plane in pixels:
+                end = filled + plane.numel()
+                if end > len(buffer):
+                    return None
+                buffer[filled:end] = plane.reshape(-1)
+                filled = end
             shapes.append([*photograph.image.shape[-2:], int(photograph.mask is not None)])
             boxes.append(photograph.boxes.clone())
             if on_progress is not None:
                 on_progress(1)
-        sizes = torch.tensor([0] + [c.size for c in chunks], dtype=torch.int64)
-        buffer = torch.from_numpy(np.concatenate(chunks)) if chunks else torch.empty(0, dtype=torch.uint8)
-        return cls(buffer, sizes.cumsum(0)[:-1], torch.tensor(shapes).reshape(-1, 3), boxes)
+        return cls(buffer[:filled], torch.tensor(starts), torch.tensor(shapes).reshape(-1, 3), boxes)
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class _Decoder(torch.utils.data.Dataset["Photograph | DataError"]):

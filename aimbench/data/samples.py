@@ -5,6 +5,7 @@ A recipe is plain data, so that a pool of processes can render them.
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ BLACK = "black"
 Box = tuple[float, float, float, float]
 Pixels = npt.NDArray[np.uint8]
 
-_KEPT = {"JPEG": ("jpg", "jpeg"), "PNG": ("png",)}
+_KEPT = {"JPEG": ("jpg", "jpeg"), "MPO": ("jpg", "jpeg"), "PNG": ("png",)}
 """Formats whose bytes go into a shard as they are, with the suffixes they may keep."""
 
 _EXIF_ORIENTATION = 0x0112
+
+_REACH = 2.0
+"""Pixels by which a box may reach out of its image before that is counted as odd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Recipe:
         mask_scaled: Whether a mask of another size, but the same aspect, is resized to the image.
         voc: VOC XML file with the boxes, in place of ``boxes``; scaled from the size that it states.
         voc_class: Only the boxes of this object name count, e.g. a WordNet id; empty: all.
+        loose_boxes: Whether boxes may have swapped corners or lie outside the image, as some of ImageNet's do: what has
+            no place in the image is dropped and counted in the manifest. Elsewhere it is an error.
     """
 
     split: str
@@ -65,6 +71,7 @@ class Recipe:
     mask_scaled: bool = False
     voc: Path | None = None
     voc_class: str = ""
+    loose_boxes: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ def render(recipe: Recipe) -> Sample:
         background = _background(recipe.background, pixels.shape[:2], where)
         suffix, image = "jpg", encode_jpeg(compose(pixels, opacity, background))
     height, width = pixels.shape[:2]
-    boxes = [_clip(box, width, height, where) for box in _boxes(recipe, width, height)]
+    boxes, oddities = _boxes(recipe, width, height, where)
     foreground = None if opacity is None else opacity >= recipe.mask_threshold
     meta = {
         "label": recipe.label,
@@ -134,7 +141,7 @@ def render(recipe: Recipe) -> Sample:
         foreground_share=None if foreground is None else float(foreground.mean()),
         num_boxes=len(boxes),
         box_share=_covered(boxes, width, height) if boxes else None,
-        traits=_traits(opened),
+        traits=(*_traits(opened), *oddities),
     )
 
 
@@ -279,18 +286,47 @@ def _background(background: Path | str, size: tuple[int, ...], where: str) -> Pi
     return cover(scene.convert("RGB"), width, height)
 
 
-def _boxes(recipe: Recipe, width: int, height: int) -> tuple[Box, ...]:
-    """The recipe's boxes, or those of its VOC file scaled from the size stated there to the image's."""
-    if recipe.voc is None:
-        return recipe.boxes
-    found = read_voc_boxes(recipe.voc, recipe.voc_class)
-    x_scale, y_scale = width / found.width, height / found.height
-    if (x_scale, y_scale) == (1, 1):
-        return found.boxes
-    return tuple(
-        (round(x0 * x_scale, 2), round(y0 * y_scale, 2), round(x1 * x_scale, 2), round(y1 * y_scale, 2))
-        for x0, y0, x1, y1 in found.boxes
-    )
+def _boxes(recipe: Recipe, width: int, height: int, where: str) -> tuple[list[Box], tuple[str, ...]]:
+    """The boxes of a recipe inside the image, and what is odd about them."""
+    found = recipe.boxes
+    if recipe.voc is not None:
+        stated = read_voc_boxes(recipe.voc, recipe.voc_class)
+        if not _same_aspect((stated.height, stated.width), (height, width)):
+            return [], ("boxes of an image of another shape",)
+        x_scale, y_scale = width / stated.width, height / stated.height
+        found = stated.boxes
+        if (x_scale, y_scale) != (1, 1):
+            scale = (x_scale, y_scale, x_scale, y_scale)
+            found = tuple(
+                _box(round(side * factor, 2) for side, factor in zip(box, scale, strict=True)) for box in found
+            )
+    if not recipe.loose_boxes:
+        return [_clip(box, width, height, where) for box in found], ()
+    kept, oddities = [], dict[str, None]()
+    for x0, y0, x1, y1 in found:
+        box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        inside = _inside(box, width, height)
+        if _is_empty(inside):
+            oddities["box outside the image"] = None
+            continue
+        if max(abs(a - b) for a, b in zip(box, inside, strict=True)) > _REACH:
+            oddities["box reaching out of the image"] = None
+        kept.append(inside)
+    return kept, tuple(oddities)
+
+
+def _box(sides: Iterable[float]) -> Box:
+    x0, y0, x1, y1 = sides
+    return x0, y0, x1, y1
+
+
+def _inside(box: Box, width: int, height: int) -> Box:
+    x0, y0, x1, y1 = box
+    return max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+
+
+def _is_empty(box: Box) -> bool:
+    return box[2] <= box[0] or box[3] <= box[1]
 
 
 def _covered(boxes: list[Box], width: int, height: int) -> float:
@@ -301,9 +337,8 @@ def _covered(boxes: list[Box], width: int, height: int) -> float:
 
 
 def _clip(box: Box, width: int, height: int, where: str) -> Box:
-    x0, y0, x1, y1 = box
-    clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+    clipped = _inside(box, width, height)
+    if _is_empty(clipped):
         raise DataError(
             f"{where}: box {box} lies outside its {width}x{height} image; check the annotation, or take boxes "
             "and images of the same release"

@@ -5,8 +5,8 @@ from pathlib import Path
 import datasets as hugging_face
 import numpy as np
 import pytest
-from PIL import Image
-from tiny_tree import write_card
+from PIL import ExifTags, Image, ImageOps
+from tiny_tree import write_card, write_tree
 from torchvision.datasets import ImageFolder
 
 from aimbench.data.build import build
@@ -97,6 +97,25 @@ def test_class_names_lead_nowhere(name: str, tmp_path: Path) -> None:
     folder = _folder_name(name)
     assert folder not in ("", ".", "..")
     assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "png"])
+def test_an_image_that_others_would_turn_lies_as_its_boxes_do(tmp_path: Path, suffix: str) -> None:
+    tree = write_tree(tmp_path / "raw" / "mine", train=4, val=1)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels = np.arange(40 * 30 * 3).reshape(30, 40, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(tree / "val" / "cat" / f"turned.{suffix}", exif=exif)
+    dataset = build("mine", tmp_path / "raw", tmp_path / "data", cards_dir=write_card(tmp_path), workers=1).dataset
+    test = dataset.split("test")
+    i = test.keys.index("cat__turned")
+    ours = decode_rgb(test.read(i).image, "image")
+    assert ours.shape == (30, 40, 3)
+    hub = hugging_face.load_from_disk(export_hugging_face(dataset, tmp_path / "hf"))
+    assert np.array_equal(np.asarray(hub["test"][i]["image"]), ours)
+    (file,) = export_image_folder(dataset, tmp_path / "out").rglob("cat__turned.*")
+    with Image.open(file) as image:
+        assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), ours)
 
 
 def test_grey_images_and_no_masks(tmp_path: Path) -> None:

@@ -55,7 +55,10 @@ def make_handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             if wanted and kind != "deaf" and self.headers.get("If-Range") == server.tag:
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
                 if start >= len(content):
-                    self.send_error(416)
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(content)}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                     return
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(content) - start))
@@ -103,6 +106,11 @@ def make_card(folder: Path, urls: list[str], sha256: str | None = SHA256, **sour
     return load_card("mine", write_card(folder, sources={"images": entry}))
 
 
+def shown(folder: Path) -> list[str]:
+    """Files that a user sees; a lock stays."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 @dataclass
 class Fetched:
     lines: list[str] = field(default_factory=list)
@@ -119,7 +127,7 @@ def test_archive_is_downloaded_and_checked(server: Server, tmp_path: Path) -> No
     path = fetched.run(make_card(tmp_path, [server.url("good")]), raw)
     assert path == raw / "mine.zip"
     assert path.read_bytes() == CONTENT
-    assert [entry.name for entry in raw.iterdir()] == ["mine.zip"]
+    assert shown(raw) == ["mine.zip"]
     assert fetched.bytes[-1] == ("mine.zip", len(CONTENT), len(CONTENT))
     assert [step[1] for step in fetched.bytes] == sorted(step[1] for step in fetched.bytes)
 
@@ -141,6 +149,8 @@ def test_disk_that_is_too_small(server: Server, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(DataError, match="free, the archives need"):
         check_space(tmp_path, found)
+    (tmp_path / "mine.zip.part").write_bytes(CONTENT[1000:])  # what is there already needs no space
+    check_space(tmp_path, found)
 
 
 def test_dropped_connection_is_resumed_where_it_broke(server: Server, tmp_path: Path) -> None:
@@ -208,13 +218,35 @@ def test_host_that_sends_other_bytes_than_asked_for(server: Server, tmp_path: Pa
 
 
 def test_partial_file_that_is_whole_already(server: Server, tmp_path: Path) -> None:
-    """A kill between the last byte and the rename: the host answers 416."""
-    raw = tmp_path / "raw"
+    """A kill between the last byte and the rename: the host answers 416. What is longer than the archive goes."""
+    for name, content, asked in (("whole", CONTENT, 1), ("longer", CONTENT + b"x", 2)):
+        raw = tmp_path / name
+        raw.mkdir()
+        (raw / "mine.zip.part").write_bytes(content)
+        note = {"address": server.url("good"), "validator": server.tag}
+        (raw / "mine.zip.part.json").write_text(json.dumps(note))
+        server.asked.clear()
+        assert Fetched().run(make_card(tmp_path, [server.url("good")]), raw).read_bytes() == CONTENT
+        assert [command for command, _, _ in server.asked].count("GET") == asked
+
+
+def test_two_fetches_into_one_folder_make_one_archive(server: Server, tmp_path: Path) -> None:
+    raw, card = tmp_path / "raw", make_card(tmp_path, [server.url("tagless")], None)
     raw.mkdir()
-    (raw / "mine.zip.part").write_bytes(CONTENT)
-    note = {"address": server.url("good"), "validator": server.tag}
-    (raw / "mine.zip.part.json").write_text(json.dumps(note))
-    assert Fetched().run(make_card(tmp_path, [server.url("good")]), raw).read_bytes() == CONTENT
+    (offer,) = offers(card, ["images"], raw, lambda line: None)
+    found: list[Path] = []
+
+    def one() -> None:
+        found.append(fetch(offer, raw, lambda line: None, lambda *step: None))
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [raw / "mine.zip"] * 4
+    assert (raw / "mine.zip").read_bytes() == CONTENT
+    assert [command for command, _, _ in server.asked].count("GET") == 1
 
 
 @pytest.mark.parametrize("bad", ["404", "500", "403", "wrong"])
@@ -245,7 +277,7 @@ def test_wrong_bytes_everywhere_leave_nothing(server: Server, tmp_path: Path) ->
     ):
         assert part in message
     assert "\n" not in message
-    assert list((tmp_path / "raw").iterdir()) == []
+    assert shown(tmp_path / "raw") == []
 
 
 def test_md5_is_enforced_too(server: Server, tmp_path: Path) -> None:
@@ -268,14 +300,19 @@ def test_source_without_an_address(tmp_path: Path) -> None:
 
 def test_hub_is_the_last_resort(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(
-        "huggingface_hub.snapshot_download", lambda name, **options: calls.append((name, options)), raising=False
-    )
+
+    def download(name: str, **options: Any) -> None:
+        calls.append((name, options))
+        (options["local_dir"] / "0.parquet").parent.mkdir(parents=True, exist_ok=True)
+        (options["local_dir"] / "0.parquet").touch()
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download, raising=False)
     card = make_card(tmp_path, [server.url("404")], None, hub="someone/mine", revision="v1", only=["small/"])
     assert Fetched().run(card, tmp_path / "raw") == tmp_path / "raw" / "mine"
+    assert (tmp_path / "raw" / "mine" / "0.parquet").is_file()
     ((name, options),) = calls
     assert (name, options["repo_type"], options["revision"]) == ("someone/mine", "dataset", "v1")
-    assert options["local_dir"] == tmp_path / "raw" / "mine"
+    assert options["local_dir"] == tmp_path / "raw" / "mine.part"
     assert options["allow_patterns"] == ["small/*.parquet", "small/*.arrow", "small/*.json"]
 
     def offline(*_: object, **__: object) -> None:
@@ -284,3 +321,15 @@ def test_hub_is_the_last_resort(server: Server, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline, raising=False)
     with pytest.raises(DataError, match=r"404.*Hugging Face someone/mine: no route"):
         Fetched().run(card, tmp_path / "raw2")
+
+    def broken_off(name: str, **options: Any) -> None:
+        (options["local_dir"] / ".cache").mkdir(parents=True)
+        raise OSError("no route")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken_off, raising=False)
+    with pytest.raises(DataError, match="no route"):
+        Fetched().run(card, tmp_path / "raw3")
+    (offer,) = offers(card, ["images"], tmp_path / "raw3", lambda line: None)
+    assert not offer.there
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download, raising=False)
+    assert (Fetched().run(card, tmp_path / "raw3") / "0.parquet").is_file()

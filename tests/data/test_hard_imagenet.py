@@ -57,6 +57,8 @@ def test_a_mask_without_its_image_is_told(tmp_path: Path) -> None:
     first = f"{HARD[1]}_{HARD[1]}_train3.JPEG"
     assert f"2 of 24 masks have no image, the first {first}" in dataset.manifest.notes
     assert sum(split.count for split in dataset.manifest.splits.values()) == 22
+    with pytest.raises(DataError, match="2 of 24 masks have no image"):
+        build("hardimagenet", raw, tmp_path / "other", workers=1)
 
 
 def test_masks_of_another_size_but_the_same_aspect_are_scaled(tmp_path: Path) -> None:

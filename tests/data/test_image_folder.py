@@ -222,8 +222,6 @@ def test_voc_boxes_are_scaled_to_the_stored_image(tmp_path: Path) -> None:
     [
         ("<annotation>", "is not a VOC file"),
         ("<annotation></annotation>", "no size/width"),
-        (voc(WOOF[0], [(50, 40, 60, 50)]), "lies outside its 40x30 image"),
-        (voc(WOOF[0], [(20, 10, 10, 20)]), "lies outside its 40x30 image"),
         (voc(WOOF[0], [(0, 0, 1, 1)], size=(0, 0)), "states a size of 0x0"),
         ('<!DOCTYPE a [<!ENTITY x "xx">]><annotation>&x;</annotation>', "has a DOCTYPE"),
     ],
@@ -237,6 +235,27 @@ def test_bad_annotations_are_named(tmp_path: Path, text: str, expected: str) -> 
     with pytest.raises(DataError, match=expected) as caught:
         build("imagewoof", raw, tmp_path / "data", partial=True, workers=1)
     assert f"{WOOF[0]}_val0" in str(caught.value)
+
+
+def test_boxes_of_imagenet_that_have_no_place_in_the_image_are_counted(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_tree(raw / "imagewoof2", (WOOF[0], WOOF[1]), train=2, val=4)
+    folder = raw / "ILSVRC2012_bbox_train_v2" / WOOF[0]
+    folder.mkdir(parents=True)
+    texts = [
+        voc(WOOF[0], [(50, 40, 60, 50), (1, 2, 11, 12)]),  # one beside the image
+        voc(WOOF[0], [(20, 10, 10, 20)]),  # swapped corners
+        voc(WOOF[0], [(30, 10, 45, 20)]),  # reaching out
+        voc(WOOF[0], [(0, 0, 10, 10)], size=(30, 40)),  # of the image turned
+    ]
+    for i, text in enumerate(texts):
+        (folder / f"{WOOF[0]}_val{i}.xml").write_text(text)
+    dataset = build("imagewoof", raw, tmp_path / "data", partial=True, workers=1).dataset
+    test = dataset.split("test")
+    found = [test.read(test.keys.index(f"{WOOF[0]}_val{i}")).boxes for i in range(4)]
+    assert found == [[(1.0, 2.0, 11.0, 12.0)], [(10.0, 10.0, 20.0, 20.0)], [(30.0, 10.0, 40.0, 20.0)], []]
+    for trait in ("box outside the image", "box reaching out of the image", "boxes of an image of another shape"):
+        assert dataset.manifest.image_traits[trait] == 1
 
 
 def hundred(raw: Path) -> list[str]:
@@ -258,6 +277,7 @@ def test_solution_csv_gives_boxes_of_the_class(tmp_path: Path) -> None:
     found = {key: test.read(i).boxes for i, key in enumerate(test.keys)}
     assert found[f"{wnids[1]}_val0"] == [(1.0, 2.0, 11.0, 12.0), (20.0, 5.0, 40.0, 25.0)]  # clipped to the image
     assert found[f"{wnids[2]}_val1"] == [(3.0, 3.0, 9.0, 9.0)]
+    assert dataset.manifest.image_traits == {"box reaching out of the image": 1}
     assert len(test) == 6, "other classes of ImageNet are left out"
     assert dataset.manifest.classes == ["bonnet, poke bonnet", "green mamba", "langur"]
     assert {name: split.count for name, split in dataset.manifest.splits.items()} == {"train": 57, "val": 3, "test": 6}

@@ -10,6 +10,7 @@ from tiny_tree import write_card, write_tree
 
 from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset
+from aimbench.data.export import export_image_folder
 from aimbench.data.samples import decode_mask, decode_rgb
 from aimbench.data.verify import verify
 from aimbench.errors import DataError
@@ -56,6 +57,19 @@ def test_exif_rotation_is_not_applied(folder: Path, tmp_path: Path) -> None:
     assert stored(dataset, "rotated") == (folder / "rotated.JPEG").read_bytes()
     assert decode_rgb(stored(dataset, "rotated"), "rotated").shape == (30, 40, 3)
     assert dataset.manifest.image_traits == {"EXIF-rotated": 1}
+
+
+def test_a_jpeg_with_a_second_picture_keeps_its_bytes(folder: Path, tmp_path: Path) -> None:
+    first, second = (Image.fromarray(ramp().astype(np.uint8)[::step]).convert("RGB") for step in (1, -1))
+    first.save(folder / "two.jpg", "MPO", save_all=True, append_images=[second])
+    with Image.open(folder / "two.jpg") as opened:
+        assert opened.format == "MPO"
+    dataset = build_mine(tmp_path)
+    assert stored(dataset, "two") == (folder / "two.jpg").read_bytes()
+    assert decode_rgb(stored(dataset, "two"), "two")[0, 0, 0] < 20  # the first picture
+    verify(dataset)
+    (file,) = export_image_folder(dataset, tmp_path / "out").rglob("*two.jpg")
+    assert file.read_bytes() == stored(dataset, "two")
 
 
 def test_16_bits_are_reduced_and_not_clipped(folder: Path, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 import io
+import random
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from aimbench.cards import load_card
-from aimbench.data.archives import unpack
+from aimbench.data.archives import unpack, unpack_into
 from aimbench.data.raw import RawFolder, member
 from aimbench.errors import DataError
 
@@ -81,6 +83,65 @@ def test_truncated_archives(tmp_path: Path, suffix: str) -> None:
         unpack(archive, tmp_path / "t")
 
 
+def several(path: Path, count: int = 30) -> bytes:
+    """Writes a tar of ``count`` members of 512 + 3072 bytes each."""
+    generator = random.Random(0)
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as tar:
+        for i in range(count):
+            info = tarfile.TarInfo(f"folder/{i}.bin")
+            info.size = 3000
+            tar.addfile(info, io.BytesIO(generator.randbytes(3000)))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("end", [3584 * 3, 3584 * 3 + 100, 3584 * 3 + 512, 3584 * 30])
+def test_a_tar_that_is_cut_anywhere_is_refused(tmp_path: Path, end: int) -> None:
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(several(archive)[:end])
+    (tmp_path / "t").mkdir()
+    with pytest.raises(DataError, match="truncated or corrupt"):
+        unpack(archive, tmp_path / "t")
+
+
+def test_a_damaged_header_is_not_the_end_of_a_tar(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar"
+    damaged = bytearray(several(archive))
+    damaged[3584 * 3 + 3] ^= 1
+    archive.write_bytes(damaged)
+    (tmp_path / "t").mkdir()
+    with pytest.raises(DataError, match="truncated or corrupt"):
+        unpack(archive, tmp_path / "t")
+
+
+def test_damage_inside_a_compressed_tar_is_refused(tmp_path: Path) -> None:
+    whole, generator = several(tmp_path / "a.tgz"), random.Random(1)
+    for number in range(20):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(20, len(whole) - 8)] ^= generator.randrange(1, 256)
+        archive = tmp_path / f"{number}.tgz"
+        archive.write_bytes(damaged)
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(DataError, match="truncated or corrupt"):
+            unpack(archive, tmp_path / str(number))
+
+
+@pytest.mark.parametrize("suffix", [".tgz", ".zip"])
+def test_more_than_the_disk_holds_is_refused_before(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, target = tmp_path / f"a{suffix}", tmp_path / "t"
+    if suffix == ".zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.writestr("folder/0.bin", b"0" * 3000)
+    else:
+        several(archive)
+    target.mkdir()
+    monkeypatch.setattr("aimbench.data.archives.shutil.disk_usage", lambda path: SimpleNamespace(free=2999))
+    with pytest.raises(DataError, match="the next member needs"):
+        unpack(archive, target)
+    assert not list(target.iterdir())
+
+
 def test_only_the_wanted_part_is_unpacked(tmp_path: Path) -> None:
     archive = tar_with(tmp_path / "a.tgz", tarfile.TarInfo("x/keep/1.txt"), tarfile.TarInfo("x/drop/1.txt"))
     (tmp_path / "t").mkdir()
@@ -103,7 +164,16 @@ def test_archive_is_unpacked_once(tmp_path: Path) -> None:
     again = RawFolder(raw, tmp_path / "cache")
     assert (again.open(card, "waterbirds_95") / "mark").exists()
     assert again.forms == [f"waterbirds_95: archive {name}.tar"]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
+
+
+def test_what_a_killed_unpacking_left_is_removed(tmp_path: Path) -> None:
+    archive = tar_with(tmp_path / "a.tgz", tarfile.TarInfo("folder/good.txt"))
+    left = tmp_path / "cache" / ".unpacking-a-of-old"
+    (left / "folder").mkdir(parents=True)
+    unpack_into(tmp_path / "cache" / "a", lambda folder: unpack(archive, folder))
+    assert (tmp_path / "cache" / "a" / "folder" / "good.txt").read_text() == "data"
+    assert not left.exists()
 
 
 def test_archive_with_other_content(tmp_path: Path) -> None:

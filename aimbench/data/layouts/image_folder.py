@@ -114,11 +114,12 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     )
     recipes = Recipes(recipe for recipe in made if recipe is not None)
     hold_out(recipes, options.validation_share, seed)
-    unused = _unused_masks(options.masks, recipes) if options.masks else []
+    lacking = _unused_masks(options.masks, recipes) if options.masks else []
     if options.ranks:
         keep_ranked(raw, card, options.ranks, recipes)
     classes = list(names.values())
-    return Plan(recipes=recipes, classes=classes, groups=classes, notes=_notes(card, names, recipes) + unused)
+    notes = _notes(card, names, recipes)
+    return Plan(recipes=recipes, classes=classes, groups=classes, notes=notes, lacking=lacking)
 
 
 def _read_boxes(raw: RawFolder, card: Card, options: ImageFolderOptions) -> _Boxes:
@@ -224,6 +225,7 @@ def _recipe(
         mask_scaled=bool(options.masks and options.masks.scaled),
         voc=voc,
         voc_class=found.class_folder if voc else "",
+        loose_boxes=True,
     )
 
 

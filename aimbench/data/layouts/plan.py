@@ -19,6 +19,7 @@ class Plan:
         places: Place names in index order; empty where the dataset has none.
         files: Further files of the dataset folder, by name, e.g. ``metadata.csv``.
         notes: What a user of this build should know.
+        lacking: What the raw folder lacks of the whole dataset, beyond what counts show.
     """
 
     recipes: Recipes
@@ -27,6 +28,7 @@ class Plan:
     places: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
 
 
 Builder = Callable[[RawFolder, Card, Variant, int], Plan]
