@@ -38,8 +38,10 @@ def build_command(
             "--partial", help="Build what is there, though counts differ, and make composites anew; marked 'partial'."
         ),
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of splits and pairings [the card's].", min=0)] = None,
-    workers: Annotated[int | None, typer.Option(help="Rendering processes [one for each core].", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of splits and pairings.", show_default="the card's", min=0)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Rendering processes.", show_default="one for each core", min=1)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a build that stands.")] = False,
     cards: CardsOption = None,
 ) -> None:

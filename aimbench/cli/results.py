@@ -218,11 +218,18 @@ def show(
     results: ResultsRoot = None,
 ) -> None:
     """Show one record."""
+    from aimbench.results.rerun import rerun_command
     from aimbench.results.store import Store
     from aimbench.results.summary import summary
+    from aimbench.train.registry import method_card
 
     record = Store(results_root(results)).get(record_id)
-    typer.echo(record.model_dump_json(by_alias=True, indent=1) if json else "\n".join(summary(record)))
+    if json:
+        typer.echo(record.model_dump_json(by_alias=True, indent=1))
+        return
+    typer.echo("\n".join(summary(record)))
+    if command := rerun_command(record, method_card(record.method.name)):
+        typer.echo(f"again     {command} --rerun")
 
 
 @app.command()

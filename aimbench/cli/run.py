@@ -20,14 +20,17 @@ def run(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.", show_default="20")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step.", show_default="64")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate of the head.", show_default="1e-3")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of the head.", show_default="the method's, else 1e-3")
+    ] = None,
     backbone_lr: Annotated[
         float | None, typer.Option(help="Peak learning rate of the backbone.", show_default="1e-4")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.", show_default="1e-4")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.", show_default="adamw")] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="cosine, step (halves each quarter) or constant.", show_default="cosine")
+        str | None,
+        typer.Option(help="cosine, step (halves each quarter) or constant.", show_default="the method's, else cosine"),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the network input, pixels.", show_default="224")

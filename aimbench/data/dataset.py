@@ -252,7 +252,8 @@ def _how_to_build(card: Card, variant: str, data_root: Path) -> str:
     hint = f"; {card.name}@{mini} needs no download" if mini else ""
     return (
         f"dataset {card.name}@{variant} is not built under {data_root}: put {archives} into a folder DIR and "
-        f"run 'aimbench data build {card.name}@{variant} --raw DIR'{hint}"
+        f"run 'aimbench data build {card.name}@{variant} --raw DIR'; 'aimbench data fetch' downloads what still has an "
+        f"address{hint}"
     )
 
 

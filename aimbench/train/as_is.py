@@ -22,6 +22,7 @@ from aimbench.train.environment import code_info, environment
 from aimbench.train.evaluate import BATCH, check_epg_samples, check_ground_truth, look
 from aimbench.train.experiment import Result
 from aimbench.train.predictions import Inference, Predictions
+from aimbench.train.processes import check_accelerator, start
 from aimbench.train.progress import Reporter
 from aimbench.train.scoring import dataset_info, evaluation_settings, prediction_table, score
 from aimbench.train.sources import RunData
@@ -67,6 +68,7 @@ class AsIs:
     def __init__(self, request: AsIsRequest, reporter: Reporter | None = None) -> None:
         self.request = request
         self.reporter = reporter or Reporter()
+        check_accelerator(request.accelerator)
         check_epg_samples(request.epg_samples)
         self.attributions = check_attributions(request.attributions)
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
@@ -95,7 +97,7 @@ class AsIs:
     def run(self) -> Result:
         """Predicts every split but train, scores where the model looks on the test split, returns the record."""
         started = time.perf_counter()
-        fabric = Fabric(accelerator=self.request.accelerator, devices=1)
+        fabric = start(self.request.accelerator, "32-true", devices=1, nodes=1)
         model = self.subject.model.requires_grad_(False).to(fabric.device).to(memory_format=torch.channels_last)
         data = self._data(fabric)
         config = TrainConfig(batch_size=BATCH, image_size=self.image_size, channels_last=True)

@@ -32,7 +32,13 @@ from aimbench.train.live import make_loggers
 from aimbench.train.loop import Trainer
 from aimbench.train.method import Method
 from aimbench.train.predictions import Predictions
-from aimbench.train.processes import check_processes, explains_a_death, is_first_by_environment, start
+from aimbench.train.processes import (
+    check_accelerator,
+    check_processes,
+    explains_a_death,
+    is_first_by_environment,
+    start,
+)
 from aimbench.train.progress import Reporter
 from aimbench.train.registry import get_method
 from aimbench.train.scoring import dataset_info, evaluation_settings, group_counts, prediction_table, score
@@ -120,6 +126,7 @@ class Experiment:
     ) -> None:
         self.request = request
         self.reporter = reporter or Reporter()
+        check_accelerator(request.accelerator)
         method_class = get_method(request.method)
         self.method: Method = method_class(method_class.configure(request.settings, request.preset))
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)

@@ -31,7 +31,10 @@ def open_run(run: str, *, data_root: Path, runs_root: Path, cards: Path | None =
     if len(found) != 1:
         known = ", ".join(path.parent.name for path in found[:5])
         problem = f"{len(found)} runs start with '{run}' ({known})" if found else f"no run '{run}'"
-        raise ConfigError(f"{problem} under {runs_root}; its checkpoint must lie there, see --runs")
+        raise ConfigError(
+            f"{problem} under {runs_root}; its checkpoint must lie there, see --runs; the last line"
+            " of 'aimbench results show ID' makes it again"
+        )
     return open_checkpoint(found[0].with_name("selected.pt"), data_root=data_root, cards=cards)
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
@@ -15,6 +16,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from aimbench.data.sharing import share
 from aimbench.errors import AimbenchError, ConfigError
 from aimbench.train.method import Method
+
+ACCELERATORS = ("auto", "cpu", "cuda")
+"""What a user may ask for as device."""
 
 PATIENCE = timedelta(days=1)
 """How long processes wait for the first one, which computes the features of a frozen backbone for all. One that has
@@ -53,6 +57,18 @@ def check_processes(method: Method, loader: str, devices: int, nodes: int) -> No
         )
     if loader == "stream":
         raise ConfigError("--loader stream reads in one process only; use --loader indexed with several devices")
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Checks what a user asks for as device, before anything is loaded.
+
+    Raises:
+        ConfigError: there is no such device, by name or on this machine.
+    """
+    if accelerator not in ACCELERATORS:
+        raise ConfigError(f"--device {accelerator}: give {', '.join(ACCELERATORS[:-1])} or {ACCELERATORS[-1]}")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no CUDA device here; give --device cpu or auto")
 
 
 def start(accelerator: str, precision: Any, devices: int, nodes: int, loggers: Any = None) -> Fabric:

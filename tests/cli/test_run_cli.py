@@ -71,6 +71,7 @@ def test_every_command_has_help_that_names_its_environment_variables(command: st
         (["--optimizer", "adam"], "training setting 'optimizer' is 'adam'"),
         (["--train", "haed"], "training setting 'train' is 'haed'"),
         (["--attributions", "gradcam,smoothgrda"], "unknown attribution 'smoothgrda': did you mean 'smoothgrad'"),
+        (["--device", "gpu"], "--device gpu: give auto, cpu or cuda"),
         (["--selector", "lats"], "unknown selector 'lats': did you mean 'last'"),
         (["--weights", "absent.pt"], "weights file absent.pt does not exist"),
     ],

@@ -108,6 +108,8 @@ def test_show_finds_a_record_by_the_beginning_of_its_id(root, make_record):
     text = run("show", aim.id[:7])
     assert aim.id in text
     assert "80.0 [75.0, 85.0]" in text
+    assert text.splitlines()[-1].startswith("again     aimbench run --method aim --dataset ")
+    assert text.splitlines()[-1].endswith(" --rerun")
     assert json.loads(run("show", aim.id, "--json"))["id"] == aim.id
 
 
