@@ -35,7 +35,7 @@ class RRR(GuidedERM):
         """Cross-entropy plus the squared gradient outside the object."""
         view = GuidedView(model, batch)
         entropy = F.cross_entropy(view.output.logits, batch.label)
-        # Summed over samples: each sample's gradient is its own.
+        # Summed over samples, whose gradients are their own but for the batch's statistics.
         gradient = view.gradient_of(view.output.logits.log_softmax(dim=1).sum())
         outside = (gradient * view.outside).square().sum(dim=(1, 2, 3)).mean()
         return {"loss": entropy + self.config.weight * outside, "cross_entropy": entropy, "outside": outside}

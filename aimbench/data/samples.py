@@ -5,7 +5,6 @@ A recipe is plain data, so that a pool of processes can render them.
 
 import io
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -296,9 +295,9 @@ def _boxes(recipe: Recipe, width: int, height: int, where: str) -> tuple[list[Bo
         x_scale, y_scale = width / stated.width, height / stated.height
         found = stated.boxes
         if (x_scale, y_scale) != (1, 1):
-            scale = (x_scale, y_scale, x_scale, y_scale)
             found = tuple(
-                _box(round(side * factor, 2) for side, factor in zip(box, scale, strict=True)) for box in found
+                (round(x0 * x_scale, 2), round(y0 * y_scale, 2), round(x1 * x_scale, 2), round(y1 * y_scale, 2))
+                for x0, y0, x1, y1 in found
             )
     if not recipe.loose_boxes:
         return [_clip(box, width, height, where) for box in found], ()
@@ -313,11 +312,6 @@ def _boxes(recipe: Recipe, width: int, height: int, where: str) -> tuple[list[Bo
             oddities["box reaching out of the image"] = None
         kept.append(inside)
     return kept, tuple(oddities)
-
-
-def _box(sides: Iterable[float]) -> Box:
-    x0, y0, x1, y1 = sides
-    return x0, y0, x1, y1
 
 
 def _inside(box: Box, width: int, height: int) -> Box:

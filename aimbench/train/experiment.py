@@ -187,7 +187,9 @@ class Experiment:
                 f"up to {self._without_object:.1%} of the samples have neither mask nor box; "
                 f"'{self.method.name}' does not know where their object is"
             )
-        trainer = self.trainer(fresh=fresh, rerun=rerun)
+        trainer = self.trainer(fresh=fresh)
+        if rerun:
+            self._rerun_mark.touch()
         status = "failed"
         try:
             trainer.fit()
@@ -205,7 +207,7 @@ class Experiment:
         }
         return Result(record, files)
 
-    def trainer(self, *, fresh: bool = False, rerun: bool = False) -> Trainer:
+    def trainer(self, *, fresh: bool = False) -> Trainer:
         """The training loop of this experiment, with its model built; ``fresh`` forgets earlier checkpoints."""
         request = self.request
         loggers = make_loggers(request.log, self.folder, self.id) if is_first_by_environment() else []
@@ -234,7 +236,7 @@ class Experiment:
             device=fabric.device,
             reporter=self.reporter,
         )
-        by_first(lambda: self._prepare_folder(fresh=fresh, rerun=rerun))
+        by_first(lambda: self._prepare_folder(fresh=fresh))
         return Trainer(
             fabric,
             self.method,
@@ -248,12 +250,10 @@ class Experiment:
             compile=request.compile,
         )
 
-    def _prepare_folder(self, *, fresh: bool, rerun: bool) -> None:
+    def _prepare_folder(self, *, fresh: bool) -> None:
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if rerun:
-            self._rerun_mark.touch()
         (self.folder / "definition.json").write_text(self.definition.model_dump_json(indent=1))
         (self.folder / "request.json").write_text(json.dumps(asdict(self.request), default=str, indent=1))
 
