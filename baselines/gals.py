@@ -8,6 +8,7 @@ The source takes A from CLIP's attention. Here the ground truth, a mask or boxes
 from pydantic import Field
 from torch import Tensor, autograd
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aimbench.baselines.erm import ERM, ERMConfig
 from aimbench.train.api import (
@@ -32,6 +33,8 @@ class GALSConfig(ERMConfig):
 
 class GuidedERM(ERM):
     """ERM whose head is handed the backbone's maps, where a gradient has a place, and not their pooled embedding."""
+
+    differentiates_gradients = True
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """ERM's head on the maps."""
@@ -81,7 +84,8 @@ class GuidedView:
             *finer, last = batch.features
             self._input = last.detach().requires_grad_()
             seen = Batch(batch.index, batch.label, features=[*finer, self._input])
-        self.output: Output = model(seen)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            self.output: Output = model(seen)
         size = self._map(self._input.detach()).shape[-2:]
         known = batch.mask.amax(dim=(1, 2, 3), keepdim=True)
         self.outside: Tensor = (1 - F.adaptive_avg_pool2d(batch.mask, (size[0], size[1]))) * known

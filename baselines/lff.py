@@ -92,6 +92,7 @@ class LfF(Method):
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase; no sample has a running loss yet."""
         size = len(run.labels)
+        self._classes = run.num_classes
         self.state = {
             "labels": torch.from_numpy(run.labels),
             "biased": torch.full((size,), torch.nan),
@@ -106,7 +107,7 @@ class LfF(Method):
         debiased = F.cross_entropy(output.logits, batch.label, reduction="none")
         biased_logits = head.biased_logits(output, batch)
         biased = F.cross_entropy(biased_logits, batch.label, reduction="none")
-        weight = self._difficulty(batch, biased.detach().cpu(), debiased.detach().cpu()).to(biased.device)
+        weight = self._difficulty(batch, biased.detach(), debiased.detach())
         easy = generalised_cross_entropy(biased_logits, batch.label, self.config.q)
         if self.config.scale_by_q:
             easy = easy * self.config.q
@@ -114,19 +115,22 @@ class LfF(Method):
 
     def _difficulty(self, batch: Batch, biased: Tensor, debiased: Tensor) -> Tensor:
         """W ``(N,)`` of the batch's samples, after their running losses took in the new ones."""
-        index, label = batch.index.cpu(), batch.label.cpu()
+        index, label = batch.index.to(biased.device), batch.label
+        # No step waits for a GPU: the running losses stay where the batches are.
+        self.state = {name: value.to(biased.device) for name, value in self.state.items()}
         shares = []
         for name, losses in (("biased", biased), ("debiased", debiased)):
             running = running_mean(self.state[name][index], losses, self.config.decay)
             self.state[name][index] = running
-            shares.append(running / largest_by_class(self.state[name], self.state["labels"])[label])
+            shares.append(running / largest_by_class(self.state[name], self.state["labels"], self._classes)[label])
         return shares[0] / (shares[0] + shares[1] + EPSILON)
 
 
 def generalised_cross_entropy(logits: Tensor, label: Tensor, q: float) -> Tensor:
     """``(1 - p_y^q) / q``, ``(N,)`` (Zhang and Sabuncu 2018)."""
-    probability = logits.softmax(dim=1).gather(1, label[:, None])[:, 0]
-    return (1 - probability**q) / q
+    # By the logarithm: p^q has no finite derivative where p is 0 in floating point.
+    log_probability = logits.log_softmax(dim=1).gather(1, label[:, None])[:, 0]
+    return -torch.expm1(q * log_probability) / q
 
 
 def running_mean(old: Tensor, new: Tensor, decay: float) -> Tensor:
@@ -134,7 +138,7 @@ def running_mean(old: Tensor, new: Tensor, decay: float) -> Tensor:
     return torch.where(old.isnan(), new, decay * old + (1 - decay) * new)
 
 
-def largest_by_class(values: Tensor, labels: Tensor) -> Tensor:
+def largest_by_class(values: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The largest of ``values`` ``(N,)`` in each class, ``(K,)``; NaN and missing classes count as 0."""
-    largest = torch.zeros(int(labels.max()) + 1)
+    largest = values.new_zeros(classes)
     return largest.scatter_reduce(0, labels, values.nan_to_num(0.0), "amax")

@@ -25,9 +25,8 @@ class MaskedPoolHead(Head):
         self.stages = (STAGES - 1,)
         self.inverse = inverse
         self._embed_mean = pyramid.embed_mean  # a bound method, so that the pyramid is not registered twice
-        channels = pyramid.channels[-1]
-        self.standardize = Standardize(channels) if standardize else nn.Identity()
-        self.classifier = nn.Linear(channels, num_classes)
+        self.standardize = Standardize(pyramid.embed_dim) if standardize else nn.Identity()
+        self.classifier = nn.Linear(pyramid.embed_dim, num_classes)
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
         """Classifies from the masked mean of S3.

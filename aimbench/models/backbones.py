@@ -49,12 +49,13 @@ class FeaturePyramid(nn.Module):
         heads = config.get("classifier") or ()
         self.classifiers = (heads,) if isinstance(heads, str) else tuple(heads)
         self.strides = STRIDES
-        self.embed_dim = int(network.num_features)  # type: ignore[arg-type]
         self.is_token_grid = not _is_hierarchical(network)
         self._indices = _stage_indices(network)
         with torch.no_grad():
             was_training = network.training
             maps = self.eval()(torch.zeros(1, 3, *config["input_size"][-2:]))
+            # Not always the channels of S3: a MobileNetV3 has a layer between its pooling and its classifier.
+            self.embed_dim = int(self.embed(maps).shape[1])
             network.train(was_training)
         self.channels = tuple(int(m.shape[1]) for m in maps[:STAGES])
 
@@ -80,7 +81,8 @@ class FeaturePyramid(nn.Module):
                 image, indices=self._indices[: last + 1], stop_early=True, intermediates_only=True
             )
         final, maps = self.network.forward_intermediates(image, indices=self._indices)  # type: ignore[operator]
-        if final.shape[-1] == self.embed_dim and final.shape[1] != self.embed_dim:
+        channels = self.network.num_features
+        if final.shape[-1] == channels and final.shape[1] != channels:
             final = final.permute(0, 3, 1, 2)  # Swin keeps channels last
         return [*maps[: STAGES - 1], final.contiguous()]
 

@@ -1,4 +1,4 @@
-"""What a method gains over ERM, and how much of the gap to the oracle mask it closes.
+"""What a method gains over ERM and over AIM's head without masks, and how much of the gap to the oracle it closes.
 
 Gap closed = (method - ERM) / (oracle mask - ERM). The oracle pools the same backbone's features inside the
 ground-truth mask: the ceiling of anything that masks features. Runs are paired by seed, and a row is compared
@@ -14,6 +14,7 @@ from aimbench.results.digest import Digest
 from aimbench.results.tables import Row, Table, student
 
 BASELINE = "erm"
+CONTROL = "topdown"
 ORACLE = "oracle_mask"
 _TUNED = ("lr", "backbone_lr", "weight_decay", "evaluation.epg_samples")
 _METRICS = ("accuracy", "worst_group_accuracy", "epg_gradcam", "epg_input_x_gradient")
@@ -45,6 +46,8 @@ class Evidence:
         metric: The column's key.
         title: The column's title.
         difference: To ERM; None for ERM itself, and where ERM or a common seed is missing.
+        over_control: Difference to ``topdown``, AIM's head with every mask open: what the masks bring beyond the
+            layers. None for ERM and ``topdown``, and where ``topdown`` or a common seed is missing.
         gap_closed: Share of the way from ERM to the oracle mask; None where there is no oracle above ERM.
         gap_in_noise: Whether the seeds do not tell oracle and ERM apart, so that the share says little.
     """
@@ -53,6 +56,7 @@ class Evidence:
     metric: str
     title: str
     difference: Difference | None
+    over_control: Difference | None
     gap_closed: float | None
     gap_in_noise: bool = False
 
@@ -74,9 +78,9 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
         for row, of_row in sorted(members, key=lambda member: member[0].method != BASELINE):
             if metric not in row.cells:
                 continue
-            erm, oracle = (_reference(members, row, method, metric) for method in (BASELINE, ORACLE))
+            erm, control, oracle = (_reference(members, row, name, metric) for name in (BASELINE, CONTROL, ORACLE))
             if of_row is erm:
-                found.append(Evidence(row, metric, titles[metric], difference=None, gap_closed=None))
+                found.append(Evidence(row, metric, titles[metric], None, None, None))
                 continue
             gap = paired_difference(oracle, erm, metric)
             found.append(
@@ -85,6 +89,7 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
                     metric,
                     titles[metric],
                     difference=paired_difference(of_row, erm, metric),
+                    over_control=None if of_row is control else paired_difference(of_row, control, metric),
                     gap_closed=_gap_closed(of_row, erm, oracle, metric),
                     gap_in_noise=gap is not None and (gap.low is None or gap.low <= 0),
                 )

@@ -16,8 +16,10 @@ _MISSING = "-"
 NOTES = (
     "Difference to ERM: points, over the seeds that both have, with Student's 95 % interval over the seeds "
     "(what another seed would change; a single seed has none).",
-    "A row is compared with the ERM and the oracle of its own training settings; where they were not run, with those "
-    "whose rates were chosen for themselves: of several the one with most seeds, then the strongest by the metric.",
+    "To topdown: the same, to AIM's head with every mask open, that is what the masks bring beyond its layers.",
+    "A row is compared with the ERM, the topdown and the oracle of its own training settings; where they were not run, "
+    "with those whose rates were chosen for themselves: of several the one with most seeds, then the strongest by the "
+    "metric.",
     "Gap closed: (method - ERM) / (oracle mask - ERM). ≈ says that the seeds do not tell the oracle from ERM, "
     "or that there is one seed only.",
     "The oracle reads ground-truth masks: a ceiling, not a competitor.",
@@ -50,13 +52,14 @@ def render_evidence(found: Sequence[tuple[Table, Sequence[Evidence]]], format: F
 
 def evidence_grid(evidence: Sequence[Evidence]) -> list[list[str]]:
     """Returns the header and the rows of one metric as text."""
-    lines = [["Method", "Regime", "Config", "n", evidence[0].title, "Difference to ERM", "Gap closed"]]
+    lines = [["Method", "Regime", "Config", "n", evidence[0].title, "Difference to ERM", "To topdown", "Gap closed"]]
     for one in evidence:
         row = one.row
         config = ", ".join(part for part in (row.config, row.settings) if part)
         gap = _MISSING if one.gap_closed is None else f"{100 * one.gap_closed:.0f} %" + " ≈" * one.gap_in_noise
         value = mean_and_spread(row.cells[one.metric])
-        lines.append([row.method, row.regime, config or _MISSING, str(row.n), value, points(one.difference), gap])
+        differences = [points(one.difference), points(one.over_control)]
+        lines.append([row.method, row.regime, config or _MISSING, str(row.n), value, *differences, gap])
     return lines
 
 
@@ -65,9 +68,9 @@ def _notes(table: Table) -> list[str]:
     return [*table.notes[:1], *(note for note in table.notes if note == OF_CONFIG), *NOTES]
 
 
-def difference_columns(difference: Difference | None) -> dict[str, float | None]:
+def difference_columns(difference: Difference | None, name: str = "difference") -> dict[str, float | None]:
     """Returns a difference as columns of CSV and JSON, fractions in full precision; all None for none."""
-    return {f"difference_{field.name}": getattr(difference, field.name, None) for field in fields(Difference)}
+    return {f"{name}_{field.name}": getattr(difference, field.name, None) for field in fields(Difference)}
 
 
 def points(difference: Difference | None) -> str:
@@ -96,6 +99,7 @@ def _flat(table: Table, one: Evidence) -> dict[str, Any]:
         "n": one.row.n,
         "value": one.row.cells[one.metric].value,
         **difference_columns(one.difference),
+        **difference_columns(one.over_control, "over_topdown"),
         "gap_closed": one.gap_closed,
         "gap_in_noise": one.gap_in_noise,
         "records": " ".join(one.row.records),

@@ -34,6 +34,7 @@ from aimbench.train.method import Method
 from aimbench.train.predictions import Predictions
 from aimbench.train.processes import (
     check_accelerator,
+    check_precision,
     check_processes,
     explains_a_death,
     is_first_by_environment,
@@ -133,6 +134,8 @@ class Experiment:
         self.method.check(self._group_counts())
         self._without_object = self._check_objects()
         self.config = read_config({**method_class.training_defaults, **request.training})
+        self.method.check_training(self.config, compiled=request.compile)
+        check_precision(self.config.precision, request.accelerator)
         check_processes(self.method, self.config.loader, request.devices, request.nodes)
         self.selector = request.selector or self.dataset.card.default_selector
         check_headline(self.selector)

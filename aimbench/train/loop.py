@@ -228,6 +228,8 @@ class Trainer:
         self.load_state(state["model"])
         if optimizer is not None:
             optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.method.state = state["method"]
         checkpoint.set_random_state(state["random"])
         return int(state["epoch"]) + 1
@@ -276,6 +278,7 @@ class Trainer:
                     "epoch": epoch,
                     "model": model,
                     "optimizer": {} if optimizer is None else optimizer.state_dict(),
+                    "scaler": self.fabric.strategy.precision.state_dict(),  # of half precision, else empty
                     "method": self.method.state,
                     "random": random,
                     "clock": vars(self.clock),

@@ -23,6 +23,7 @@ from aimbench.train.phase import Phase, Progress
 from aimbench.train.registry import later_settings, method_card
 
 if TYPE_CHECKING:
+    from aimbench.train.config import TrainConfig
     from aimbench.train.run import Run
 
 Loss = Tensor | Mapping[str, Tensor]
@@ -62,6 +63,8 @@ class Method:
             What the user gives on the command line wins.
         presets: named sets of settings, e.g. those of a paper's table.
         needs_images: the loss works on pixels, so cached features of a frozen backbone do not do.
+        differentiates_gradients: the loss holds a gradient of the model's output (``create_graph=True``), which
+            torch.compile cannot differentiate and which vanishes in half precision, where no scaler reaches it.
         splits_batches: several processes may share a batch: the loss is a mean over its samples, or takes what
             it needs of the whole batch by ``batch_mean``, ``batch_sum`` and ``uniform_like``, and no phase sets
             the head itself. Not inherited: a subclass says so again for its own loss and phases.
@@ -71,6 +74,7 @@ class Method:
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs_images: ClassVar[bool] = False
+    differentiates_gradients: ClassVar[bool] = False
     splits_batches: ClassVar[bool] = False
 
     state: dict[str, Tensor]
@@ -102,6 +106,22 @@ class Method:
                     f"method '{self.name}' is undefined on this dataset: {reason}, but it needs that {MEANING[need]};"
                     " choose another method or dataset ('aimbench list methods' shows where each is undefined)"
                 )
+
+    def check_training(self, config: TrainConfig, *, compiled: bool) -> None:
+        """Says before anything is built that the method cannot be trained like this.
+
+        Raises:
+            ConfigError: naming the option and the mend.
+        """
+        if not self.differentiates_gradients:
+            return
+        if compiled:
+            raise ConfigError(f"method '{self.name}' differentiates a gradient, which --compile cannot; leave it out")
+        if config.precision == "16-mixed":
+            raise ConfigError(
+                f"method '{self.name}' penalises gradients too small for --precision 16-mixed; give bf16-mixed or"
+                " 32-true"
+            )
 
     def defining(self) -> dict[str, Any]:
         """The settings as a definition holds them: what its card calls ``later`` is left out at the earlier value."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
@@ -23,6 +24,16 @@ ACCELERATORS = ("auto", "cpu", "cuda")
 PATIENCE = timedelta(days=1)
 """How long processes wait for the first one, which computes the features of a frozen backbone for all. One that has
 died is noticed at once, by its closed connection or by what started it."""
+
+
+class BFloat16Mixed(MixedPrecision):
+    """Lightning Fabric's ``bf16-mixed``, for losses that hold gradients of the model's output too.
+
+    Fabric's own refuses every backward pass but ``fabric.backward``, where a gradient scaler would be at work.
+    bfloat16 has none, so the plain backward pass is all that there is to it.
+    """
+
+    backward = Precision.backward
 
 
 def is_first_by_environment() -> bool:
@@ -71,25 +82,34 @@ def check_accelerator(accelerator: str) -> None:
         raise ConfigError("--device cuda: torch sees no CUDA device here; give --device cpu or auto")
 
 
+def check_precision(precision: str, accelerator: str) -> None:
+    """Refuses half precision on a CPU, where Fabric would take bfloat16 in its place and the record name the other.
+
+    Raises:
+        ConfigError: there is no GPU to train on.
+    """
+    if precision == "16-mixed" and (accelerator == "cpu" or not torch.accelerator.is_available()):
+        raise ConfigError("--precision 16-mixed needs a GPU; give bf16-mixed or 32-true")
+
+
 def start(accelerator: str, precision: Any, devices: int, nodes: int, loggers: Any = None) -> Fabric:
     """Devices and precision of a run, its processes started or joined.
 
     Raises:
         ConfigError: the devices are not there, or do not fit what torchrun or SLURM started.
     """
+    found = None if accelerator == "cpu" else torch.accelerator.current_accelerator(check_available=True)
+    options: dict[str, Any] = {"accelerator": accelerator, "loggers": loggers}
+    if precision == "bf16-mixed":
+        options["plugins"] = BFloat16Mixed(precision, "cpu" if found is None else found.type)
+    else:
+        options["precision"] = precision
     if devices * nodes == 1:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision, loggers=loggers)
+        return Fabric(devices=1, **options)
     # A method may leave parts of a backbone unused. Buffers need no exchange: every process computes the same ones.
     strategy = DDPStrategy(find_unused_parameters=True, forward_sync_buffers=False, timeout=PATIENCE)
     try:
-        fabric = Fabric(
-            accelerator=accelerator,
-            strategy=strategy,
-            devices=devices,
-            num_nodes=nodes,
-            precision=precision,
-            loggers=loggers,
-        )
+        fabric = Fabric(strategy=strategy, devices=devices, num_nodes=nodes, **options)
         fabric.launch()
     except (MisconfigurationException, ValueError) as error:
         raise ConfigError(f"--devices {devices} --nodes {nodes}: {' '.join(str(error).split())}") from error

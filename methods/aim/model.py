@@ -111,8 +111,8 @@ class AIMHead(Head):
         self.gate = Gate(config.temperature)
         # A bound method, so that the pyramid is not registered twice.
         self._embed_mean = pyramid.embed_mean
-        # The backbone's own features are standardised after pooling, as ERM's are.
-        pooled = config.features == "backbone" and standardize
+        # The backbone's own features go through its embedding and are standardised after pooling, as ERM's are.
+        own = config.features == "backbone"
         self._order = {f"stage{index}": index for index in reversed(self.stages)}  # coarse to fine
         self.topdown = nn.ModuleDict()
         self.classifiers = nn.ModuleDict()
@@ -120,14 +120,15 @@ class AIMHead(Head):
             guided = config.guided and index != STAGES - 1
             stage = TopDownStage(pyramid.channels[index], config, guided=guided, standardize=standardize)
             self.topdown[name] = stage
-            self.classifiers[name] = linear_classifier(stage.branch.channels, num_classes, standardize=pooled)
+            read = pyramid.embed_dim if own else stage.branch.channels
+            self.classifiers[name] = linear_classifier(read, num_classes, standardize=own and standardize)
         # Before fusion the stage classifiers never see the fused map, so it has a classifier of its own.
         # A single stage has nothing to fuse.
         fuses = len(self.stages) > 1
         self.final = nn.Linear(config.width, num_classes) if fuses and config.loss_on == "masked" else None
         self.own: nn.Module | None = None
         if config.features == "both":
-            self.own = linear_classifier(pyramid.channels[STAGES - 1], num_classes, standardize=standardize)
+            self.own = linear_classifier(pyramid.embed_dim, num_classes, standardize=standardize)
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
         """Classifies a pyramid top-down, coarse to fine."""

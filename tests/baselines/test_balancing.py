@@ -1,15 +1,18 @@
 """RWG, RWY, SUBG, SUBY: what is drawn, and how often."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from aimbench.baselines.upweight import UpWeight
 from aimbench.cards import load_card
 from aimbench.data.loader import epoch_order
 from aimbench.errors import ConfigError
-from aimbench.train.api import balanced_subset, inverse_frequency
+from aimbench.train.api import Batch, Progress, balanced_subset, inverse_frequency
 
 GROUPS = np.repeat([0, 1, 2, 3], [700, 40, 20, 240])  # Waterbirds' shares, roughly
 
@@ -74,6 +77,18 @@ def test_on_waterbirds_100_a_method_that_is_undefined_says_so_before_anything_is
     monkeypatch.setattr("aimbench.train.experiment.create_pyramid", lambda name: pytest.fail("built a backbone"))
     with pytest.raises(ConfigError, match=f"method '{method}' is undefined on this dataset: {reason}, but it needs"):
         experiment(method)
+
+
+def test_upweight_is_the_cross_entropy_weighted_by_one_over_the_class_size() -> None:
+    labels = np.array([0, 0, 0, 0, 2])  # nothing of class 1
+    method = UpWeight(UpWeight.configure({}))
+    next(method.phases(SimpleNamespace(labels=labels, num_classes=3)))  # type: ignore[arg-type]
+    logits, label = torch.randn(3, 3), torch.tensor([0, 2, 2])
+    batch = Batch(torch.arange(3), label)
+    loss = method.loss(lambda _: SimpleNamespace(logits=logits), batch, Progress(0, 1, 0, 1))  # type: ignore[arg-type]
+    weights = np.array([0.25, 1.0, 1.0])  # the rarest class weighs 1
+    entropy = -logits.double().log_softmax(dim=1)[torch.arange(3), label].numpy()
+    assert float(loss) == pytest.approx((weights * entropy).sum() / weights.sum(), rel=1e-5)  # type: ignore[arg-type]
 
 
 def test_groups_that_are_classes_make_balancing_groups_balancing_classes(experiment: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from aimbench.baselines.gals import GALS, GALSConfig
 from aimbench.baselines.rrr import RRR, RRRConfig
+from aimbench.errors import ConfigError
 from aimbench.train.api import Batch, Output, Progress
 
 PROGRESS = Progress(0, 1, 0, 1)
@@ -90,5 +91,20 @@ def test_a_plain_vit_can_be_guided(method: str, experiment: Callable[..., Any]) 
     trainer = trial.trainer()
     batch = next(trainer.data.training(augment=False).epoch(np.arange(8), seed=0))
     loss = trial.method.loss(trainer.model, batch, PROGRESS)
-    assert torch.isfinite(loss["loss"])
     assert loss["outside"] > 0
+    loss["outside"].backward()  # through the attention of the last block
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    assert all(torch.isfinite(g).all() for g in gradients)
+    assert any(g.abs().max() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize("method", ["gals", "rrr"])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"compile": True}, "--compile"), ({"training": {"precision": "16-mixed"}}, "bf16-mixed or 32-true")],
+)
+def test_what_cannot_differentiate_a_gradient_is_refused(
+    method: str, options: dict[str, Any], reason: str, experiment: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        experiment(method, **options)

@@ -27,6 +27,15 @@ def test_the_gradient_is_that_of_the_cross_entropy_times_p_to_the_q(q: float) ->
     torch.testing.assert_close(one.grad, p[:, None] ** q * other.grad)
 
 
+def test_a_sample_without_hope_gives_no_gradient() -> None:
+    logits = torch.tensor([[200.0, 0.0]], requires_grad=True)  # the label's probability underflows to 0
+    loss = generalised_cross_entropy(logits, torch.tensor([1]), 0.7)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(1 / 0.7)
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-20
+
+
 def test_near_zero_it_is_the_cross_entropy() -> None:
     logits, label = torch.tensor([[1.0, -1.0]], dtype=torch.float64), torch.tensor([1])
     torch.testing.assert_close(
@@ -38,12 +47,12 @@ def test_running_means_and_largest_of_a_class_by_hand() -> None:
     old = torch.tensor([torch.nan, 2.0])
     assert running_mean(old, torch.tensor([5.0, 1.0]), 0.7).tolist() == pytest.approx([5.0, 1.7])
     values = torch.tensor([0.5, torch.nan, 2.0, 1.0])
-    assert largest_by_class(values, torch.tensor([0, 0, 1, 1])).tolist() == [0.5, 2.0]
+    assert largest_by_class(values, torch.tensor([0, 0, 1, 1]), 3).tolist() == [0.5, 2.0, 0.0]
 
 
 def test_difficulty_by_hand_over_two_batches() -> None:
     method = LfF(LfF.configure({}))
-    run = SimpleNamespace(labels=np.array([0, 0, 1]))
+    run = SimpleNamespace(labels=np.array([0, 0, 1]), num_classes=2)
     next(method.phases(run))  # type: ignore[arg-type]
     first = Batch(torch.tensor([0, 1]), torch.tensor([0, 0]))
     weight = method._difficulty(first, torch.tensor([4.0, 1.0]), torch.tensor([2.0, 2.0]))
@@ -60,7 +69,7 @@ def test_the_loss_and_the_gradient_of_either_network_by_formula(scale_by_q: bool
     torch.manual_seed(0)
     method = LfF(LfF.configure({"q": 0.7, "scale_by_q": scale_by_q}))
     label = torch.tensor([0, 1, 1])
-    next(method.phases(SimpleNamespace(labels=label.numpy())))  # type: ignore[arg-type]
+    next(method.phases(SimpleNamespace(labels=label.numpy(), num_classes=2)))  # type: ignore[arg-type]
     debiased, biased = torch.randn(3, 2, requires_grad=True), torch.randn(3, 2, requires_grad=True)
 
     class Model:

@@ -62,6 +62,14 @@ def test_a_seed_decides_everything(method: str, train: str, experiment: Callable
     assert one.record.metrics == again.record.metrics
 
 
+@pytest.mark.parametrize("train", TRAINED)
+@pytest.mark.parametrize("method", METHODS)
+def test_mixed_precision_trains(method: str, train: str, experiment: Callable[..., Any]) -> None:
+    training = {"train": train, "precision": "bf16-mixed", "epochs": 1}
+    record = experiment(method, settings=QUICK.get(method, {}), training=training).run().record
+    assert 0 <= record.metrics["test"].accuracy.value <= 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_settings_that_came_later_are_settings(method: str) -> None:
     card = method_card(method)

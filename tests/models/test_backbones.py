@@ -2,8 +2,11 @@ import pytest
 import timm
 import torch
 
+from aimbench.data.batch import Batch
 from aimbench.errors import ConfigError
 from aimbench.models.backbones import create_pyramid
+from aimbench.models.classifier import Classifier
+from aimbench.train.registry import get_method
 
 NETWORKS = [
     "test_convnext.r160_in1k",
@@ -32,6 +35,18 @@ def test_pyramid_has_four_strides_and_the_networks_own_embedding(name: str) -> N
     mean = features[3].mean(dim=(2, 3))
     pooled = mean if pyramid.is_token_grid else embedding
     torch.testing.assert_close(pyramid.embed_mean(mean), pooled, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["erm", "scda", "oracle_mask", "aim", "aim_plus", "energy"])
+def test_a_layer_between_pooling_and_classifier_is_part_of_the_embedding(method: str) -> None:
+    pyramid = create_pyramid("mobilenetv3_small_050").eval()
+    assert pyramid.embed_dim == pyramid.network.head_hidden_size > pyramid.channels[-1]
+    name, preset = ("aim_plus", "energy") if method == "energy" else (method, None)
+    method_class = get_method(name)
+    head = method_class(method_class.configure({}, preset)).build(pyramid, 3, frozen=True)
+    image, mask = torch.randn(2, 3, 64, 64), torch.ones(2, 1, 64, 64)
+    classifier = Classifier(pyramid, head)
+    assert classifier(Batch(torch.arange(2), torch.arange(2), image=image, mask=mask)).logits.shape == (2, 3)
 
 
 def test_s3_of_an_efficientnet_is_what_its_classifier_pools() -> None:

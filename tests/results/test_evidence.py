@@ -52,6 +52,20 @@ def test_difference_and_gap_closed_are_as_worked_out_by_hand(records):
     assert aim.difference.n == 3
 
 
+def test_the_gain_over_open_masks_is_worked_out_beside_it(records, make_record, make_metrics):
+    assert evidence_of(records)["aim", ""].over_control is None
+    # 0.05 below ERM in every seed: AIM gains 0.15, 0.25, 0.35 over it.
+    control = [
+        make_record(method="topdown", seed=s, metrics={"test": make_metrics(wga=0.45 + 0.02 * s)}) for s in range(3)
+    ]
+    evidence = evidence_of([*records, *control])
+    assert evidence["aim", ""].over_control.value == pytest.approx(0.25)
+    assert evidence["aim", ""].over_control.n == 3
+    assert evidence["topdown", ""].difference.value == pytest.approx(-0.05)
+    assert evidence["topdown", ""].over_control is None
+    assert evidence["erm", ""].over_control is None
+
+
 def test_erm_stands_first_and_is_compared_with_nothing(records):
     evidence = evidence_of(records)
     assert next(iter(evidence)) == ("erm", "")
@@ -121,8 +135,8 @@ def test_the_command_shows_it_in_every_format(records, tmp_path):
         return CliRunner().invoke(app, ["evidence", "--results", str(tmp_path), *arguments]).stdout
 
     text = run()
-    assert "| WGA | Difference to ERM | Gap closed |" in text
-    assert "| 72.0 ± 12.0 | +20.0 [-4.8, +44.8] | 50 % |" in text
+    assert "| WGA | Difference to ERM | To topdown | Gap closed |" in text
+    assert "| 72.0 ± 12.0 | +20.0 [-4.8, +44.8] | - | 50 % |" in text
     rows = list(csv.DictReader(io.StringIO(run("--format", "csv"))))
     aim = next(r for r in rows if (r["method"], r["metric"]) == ("aim", "worst_group_accuracy"))
     assert float(aim["gap_closed"]) == pytest.approx(0.5)

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
+from aimbench.errors import ConfigError
 from aimbench.train import checkpoint
+from aimbench.train.processes import BFloat16Mixed
 from aimbench.train.steps import Steps
 
 TINY = "test_convnext.r160_in1k"
@@ -113,6 +115,34 @@ def test_resuming_within_a_process(
     assert result.record.metrics == expected.record.metrics
     assert result.record.phases == expected.record.phases
     assert result.files["epochs"] == expected.files["epochs"]
+
+
+def test_the_scaler_of_half_precision_goes_on(experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # A CPU has no half precision to scale, so bfloat16 lends its place to a scaler of one number.
+    scale = {"scale": 1024.0}
+    monkeypatch.setattr(BFloat16Mixed, "state_dict", lambda self: dict(scale))
+    monkeypatch.setattr(BFloat16Mixed, "load_state_dict", lambda self, state: scale.update(state))
+    step, calls = Steps.step, 0
+
+    def die_in_the_second_epoch(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 11:
+            raise _KilledError
+        return step(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "step", die_in_the_second_epoch)
+        with pytest.raises(_KilledError):
+            experiment("erm", training={"precision": "bf16-mixed"}).run()
+    scale["scale"] = 65536.0  # as a new session starts
+    experiment("erm", training={"precision": "bf16-mixed"}).run()
+    assert scale["scale"] == 1024.0
+
+
+def test_half_precision_on_a_cpu_is_refused(experiment: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
+        experiment("erm", training={"precision": "16-mixed"})
 
 
 def test_a_stopped_rerun_goes_on_and_the_next_starts_over(
