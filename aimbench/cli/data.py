@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aimbench import paths
+from aimbench.cli.options import Cards, DataRoot
 
 if TYPE_CHECKING:
     from aimbench.data.dataset import ShardDataset
@@ -15,15 +16,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Build, check and look at datasets.")
 
 Dataset = Annotated[str, typer.Argument(help="NAME or NAME@VARIANT, e.g. waterbirds@95 or travelingbirds@mini.")]
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder of built datasets [$AIMBENCH_DATA, else ./data].")
-]
 RawOption = Annotated[
     Path | None,
     typer.Option("--raw", help="Folder with the official archives or their unpacked folders [$AIMBENCH_RAW]."),
-]
-CardsOption = Annotated[
-    Path | None, typer.Option("--cards", help="Folder of further cards, NAME/card.yaml; they go before aimbench's.")
 ]
 
 
@@ -31,7 +26,7 @@ CardsOption = Annotated[
 def build_command(
     dataset: Dataset,
     raw: RawOption = None,
-    data: DataOption = None,
+    data: DataRoot = None,
     partial: Annotated[
         bool,
         typer.Option(
@@ -43,7 +38,7 @@ def build_command(
         int | None, typer.Option(help="Rendering processes.", show_default="one for each core", min=1)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a build that stands.")] = False,
-    cards: CardsOption = None,
+    cards: Cards = None,
 ) -> None:
     """Build shards from official raw data; a mini needs none."""
     from aimbench.data.build import build
@@ -75,7 +70,7 @@ def fetch_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be downloaded, and its size.")
     ] = False,
-    cards: CardsOption = None,
+    cards: Cards = None,
 ) -> None:
     """Download a dataset's archives into the raw folder: resumed, checked, several sources each."""
     from aimbench.cards import load_card, parse_dataset
@@ -120,8 +115,8 @@ def export_command(
     dataset: Dataset,
     to: Annotated[str, typer.Option("--to", help="hf, imagefolder or croissant.")],
     out: Annotated[Path | None, typer.Option(help="Folder to make [NAME-VARIANT-FORMAT].")] = None,
-    data: DataOption = None,
-    cards: CardsOption = None,
+    data: DataRoot = None,
+    cards: Cards = None,
 ) -> None:
     """Write a dataset for other tools: a Hugging Face dataset, folders of images, or Croissant metadata."""
     from aimbench.data.dataset import ShardDataset
@@ -141,7 +136,7 @@ def export_command(
 
 
 @app.command("verify")
-def verify_command(dataset: Dataset, data: DataOption = None, cards: CardsOption = None) -> None:
+def verify_command(dataset: Dataset, data: DataRoot = None, cards: Cards = None) -> None:
     """Re-hash every shard, decode every image and mask, and recount."""
     from aimbench.data.dataset import ShardDataset
     from aimbench.data.verify import verify
@@ -157,7 +152,7 @@ def verify_command(dataset: Dataset, data: DataOption = None, cards: CardsOption
 
 
 @app.command("info")
-def info_command(dataset: Dataset, data: DataOption = None, cards: CardsOption = None) -> None:
+def info_command(dataset: Dataset, data: DataRoot = None, cards: Cards = None) -> None:
     """Show what a built dataset holds: counts, kind, fingerprint, sources."""
     from aimbench.data.dataset import ShardDataset
 
@@ -172,8 +167,8 @@ def preview_command(
     rows: Annotated[int, typer.Option(help="Most groups shown.", min=1)] = 10,
     columns: Annotated[int, typer.Option(help="Samples of a group.", min=1)] = 6,
     seed: Annotated[int, typer.Option(help="Of the choice of samples.", min=0)] = 0,
-    data: DataOption = None,
-    cards: CardsOption = None,
+    data: DataRoot = None,
+    cards: Cards = None,
 ) -> None:
     """Write a contact sheet: masks outlined, boxes drawn, one row a group."""
     from aimbench.data.dataset import ShardDataset
@@ -194,7 +189,7 @@ def preview_command(
 def card_command(
     name: Annotated[str, typer.Argument(help="Dataset name.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, as in the dataset's README.")] = False,
-    cards: CardsOption = None,
+    cards: Cards = None,
 ) -> None:
     """Show a dataset's card: variants, sources, licence, known defects."""
     from aimbench.cards import load_card
@@ -212,7 +207,7 @@ def card_command(
 
 
 @app.command("list")
-def list_command(data: DataOption = None, cards: CardsOption = None) -> None:
+def list_command(data: DataRoot = None, cards: Cards = None) -> None:
     """List every dataset variant and which of them are built."""
     from rich.console import Console
     from rich.table import Table

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aimbench.cli.columns import print_columns
+from aimbench.cli.options import Cards
 from aimbench.needs import GroupCounts, unmet
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ def methods(
 
 
 @app.command()
-def datasets() -> None:
+def datasets(cards_dir: Cards = None) -> None:
     """List datasets with their variants; NAME@VARIANT picks one."""
     from aimbench.cards import list_cards, load_card
 
-    cards = [load_card(name) for name in list_cards()]
+    cards = [load_card(name, cards_dir) for name in list_cards(cards_dir)]
     rows = [
         (card.name, ", ".join(sorted(card.variants)), card.ground_truth.kind, card.licence, card.title)
         for card in cards

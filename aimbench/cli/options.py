@@ -9,13 +9,16 @@ from aimbench.errors import ConfigError
 
 DataRoot = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder of built shards and cached features. (env: AIMBENCH_DATA)"),
+    typer.Option("--data", help="Folder of built datasets and cached features. (env: AIMBENCH_DATA)"),
 ]
 RunsRoot = Annotated[Path | None, typer.Option("--runs", help="Folder of checkpoints. (env: AIMBENCH_RUNS)")]
 ResultsRoot = Annotated[
     Path | None, typer.Option("--results", help="Folder of the results registry. (env: AIMBENCH_RESULTS)")
 ]
-Cards = Annotated[Path | None, typer.Option("--cards", help="Folder of further dataset cards.")]
+Cards = Annotated[
+    Path | None,
+    typer.Option("--cards", help="Folder of further dataset cards, NAME/card.yaml; they go before aimbench's."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the method, key=value; repeatable. See 'aimbench list methods NAME'."),

@@ -48,6 +48,8 @@ class Digest:
         empty_groups: Groups without a test sample.
         samples: Number of test samples.
         mask_warnings: What is wrong with the method's own masks on the test samples, in words.
+        without_energy: Share of the test samples by attribution that had no positive energy, so that their EPG is 0;
+            attributions without such a sample are left out.
         groups_are_classes: Whether each class is a group of its own.
         trained: Number of parameters that were trained.
         gmacs: Multiply-accumulates of one image's forward pass, in 1e9.
@@ -78,6 +80,7 @@ class Digest:
     empty_groups: tuple[str, ...]
     samples: int
     mask_warnings: tuple[str, ...]
+    without_energy: Mapping[str, float]
     groups_are_classes: bool
     trained: int
     gmacs: float | None
@@ -131,6 +134,7 @@ def digest(record: Record) -> Digest:
         empty_groups=tuple(test.empty_groups) if test else (),
         samples=test.n if test else 0,
         mask_warnings=tuple(warnings(test.mask_health)) if test else (),
+        without_energy={name: s.undefined / s.n for name, s in test.epg.items() if s.undefined} if test else {},
         groups_are_classes=record.groups_are_classes,
         trained=record.cost.trainable_parameters,
         gmacs=record.cost.gmacs,

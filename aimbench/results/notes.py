@@ -59,6 +59,8 @@ def notes(
         lines.append("The selector read the test set: an upper bound, not a result.")
     if collapsed := [f"{run.id}: {'; '.join(run.mask_warnings)}" for run in runs if run.mask_warnings]:
         lines.append(f"Masks to look at: {'. '.join(collapsed)}.")
+    if empty_maps := _without_energy(runs):
+        lines.append(f"EPG counts a sample whose attribution has no positive part as 0; most in a run: {empty_maps}.")
     if dirty := sum(bool(run.dirty) for run in runs):
         lines.append(f"{dirty} of {len(runs)} runs came from code with uncommitted changes.")
     if len({run.revision for run in runs}) > 1:
@@ -66,6 +68,17 @@ def notes(
     if shared := _shared_training(runs):
         lines.append(f"Training of all rows: {shared}.")
     return tuple(line for line in lines if line)
+
+
+def _without_energy(runs: Sequence[Digest]) -> str:
+    # The run with most of each method and attribution, from a hundredth of its samples on.
+    most: dict[tuple[str, str], float] = {}
+    for run in runs:
+        for name, share in run.without_energy.items():
+            key = (run.method, name)
+            most[key] = max(share, most.get(key, 0.0))
+    worth = sorted((method, name, share) for (method, name), share in most.items() if share >= 0.01)
+    return ", ".join(f"{method} {name} {share:.0%}" for method, name, share in worth)
 
 
 def _shared_training(runs: Sequence[Digest]) -> str:

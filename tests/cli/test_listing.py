@@ -10,7 +10,8 @@ from aimbench.cli.listing import app
 from aimbench.errors import ConfigError
 from aimbench.train.registry import list_methods, method_card
 
-RESULTS = Path(__file__).parents[2] / "results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
 
 
 def run(*words: str) -> list[list[str]]:
@@ -81,9 +82,15 @@ def test_datasets_are_listed_from_their_cards(monkeypatch):
         ground_truth=SimpleNamespace(kind="mask"),
         licence="research\nonly",
     )
-    monkeypatch.setattr("aimbench.cards.list_cards", lambda: ["birds"])
-    monkeypatch.setattr("aimbench.cards.load_card", {"birds": card}.__getitem__)
+    monkeypatch.setattr("aimbench.cards.list_cards", lambda cards_dir: ["birds"])
+    monkeypatch.setattr("aimbench.cards.load_card", lambda name, cards_dir: {"birds": card}[name])
     assert run("datasets")[1:] == [["birds", "95, mini", "mask", "research only", "Birds"]]
+
+
+def test_further_cards_are_listed_beside_ours():
+    names = [line[0] for line in run("datasets", "--cards", str(ROOT / "docs" / "cards"))[1:]]
+    assert {"streetbirds", "waterbirds"} <= set(names)
+    assert "streetbirds" not in [line[0] for line in run("datasets")[1:]]
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet50"])

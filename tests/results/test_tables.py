@@ -148,6 +148,22 @@ def test_epg_by_boxes_is_never_ranked_with_epg_by_masks(make_record, make_metric
     assert make_tables([by_mask])[0].id == masks.id
 
 
+def test_the_notes_name_where_attributions_were_empty(make_record, make_metrics):
+    def run(method, seed, empty):
+        found = make_metrics(gradcam=0.4)
+        score = found.epg["gradcam"].model_copy(update={"n": 400, "undefined": empty})
+        return make_record(
+            method=method, seed=seed, metrics={"test": found.model_copy(update={"epg": {"gradcam": score}})}
+        )
+
+    runs = [run("aim", 0, 20), run("aim", 1, 64), run("erm", 0, 3)]  # 5 %, 16 % and less than 1 %
+    (table,) = make_tables(runs)
+    (note,) = [note for note in table.notes if "no positive part" in note]
+    assert note.endswith("as 0; most in a run: aim gradcam 16%.")
+    (without,) = make_tables([run("erm", 0, 3)])
+    assert not any("no positive part" in note for note in without.notes)
+
+
 def test_regimes_are_shown_and_a_difference_is_noted(make_record):
     dro = make_record(method="groupdro", regime={"train": "groups", "select": "val_groups"})
     (table,) = make_tables([make_record(), dro])
