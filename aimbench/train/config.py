@@ -18,8 +18,8 @@ class TrainConfig(BaseModel):
     """What is trained: the head alone (backbone frozen), also the backbone's last stage, or all of it."""
     epochs: int = Field(20, ge=1)
     """Passes over the training split, for phases that name no number of their own."""
-    batch_size: int = Field(64, ge=1)
-    """Samples a step."""
+    batch_size: int = Field(64, ge=2)
+    """Samples a step; batch norm cannot train on a single one, so an epoch's last sample is left out if it is alone."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """SGD uses momentum 0.9."""
     lr: float = Field(1e-3, gt=0)

@@ -19,6 +19,7 @@ from aimbench.train.registry import get_method, method_card
     [
         ({"training": {"epoch": 3}}, "unknown training setting 'epoch': did you mean 'epochs'"),
         ({"training": {"epochs": 0}}, "training setting 'epochs' is 0: .*greater than or equal to 1"),
+        ({"training": {"batch_size": 1}}, "training setting 'batch_size' is 1: .*greater than or equal to 2"),
         ({"training": {"optimizer": "adam"}}, "training setting 'optimizer' is 'adam': .*'adamw' or 'sgd'"),
         ({"training": {"image_size": 8}}, "training setting 'image_size' is 8"),
         ({"training": {"augment_on": "device"}}, "augment_on 'device' needs --augment and --loader indexed"),
