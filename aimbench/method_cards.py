@@ -53,6 +53,10 @@ class MethodCard(_Strict):
         description="Settings that came after records had been made, with the values those were made with; a "
         "definition leaves such a setting out at that value, so that ids stay.",
     )
+    not_before: list[str] = Field(
+        default_factory=list,
+        description="Settings that came later and had no earlier value: a record without one cannot be made again.",
+    )
     reference: list[_Text] = Field(description="Names of methods in results/reference/*.csv.")
     reference_note: str = Field(default="", description="Why there is no published number, where the list is empty.")
 

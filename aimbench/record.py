@@ -10,13 +10,16 @@ definition.
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION: Literal[1] = 1
 
 Kind = Literal["official", "partial", "mini"]
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=0)]
 
 
 class _Strict(BaseModel):
@@ -26,16 +29,16 @@ class _Strict(BaseModel):
 class Interval(_Strict):
     """A value in [0, 1] with its 95 % interval."""
 
-    value: float
-    low: float
-    high: float
+    value: _Share
+    low: _Share
+    high: _Share
 
 
 class GroupScore(_Strict):
     """Accuracy of one group: ``correct`` of ``n`` samples, with a Wilson interval."""
 
-    n: int
-    correct: int
+    n: _Count
+    correct: _Count
     accuracy: Interval
 
 
@@ -47,21 +50,21 @@ class EpgScore(_Strict):
     ``incorrect`` are the means over samples predicted right and wrong.
     """
 
-    value: float
-    low: float
-    high: float
-    n: int
-    undefined: int
-    correct: float | None = None
-    incorrect: float | None = None
-    groups: dict[str, float] = Field(default_factory=dict)
+    value: _Share
+    low: _Share
+    high: _Share
+    n: _Count
+    undefined: _Count
+    correct: _Share | None = None
+    incorrect: _Share | None = None
+    groups: dict[str, _Share] = Field(default_factory=dict)
 
 
 class HeadScore(_Strict):
     """What one further classifier of the method would have reported, in [0, 1]."""
 
-    accuracy: float
-    worst_group_accuracy: float | None = None
+    accuracy: _Share
+    worst_group_accuracy: _Share | None = None
 
 
 class SplitMetrics(_Strict):
@@ -94,10 +97,10 @@ class Probe(_Strict):
     An accuracy or an area under a curve, in [0, 1], or ``rfs``, in [-1, 1].
     """
 
-    value: float
-    low: float
-    high: float
-    n: int
+    value: Annotated[float, Field(ge=-1, le=1)]
+    low: Annotated[float, Field(ge=-1, le=1)]
+    high: Annotated[float, Field(ge=-1, le=1)]
+    n: _Count
 
 
 class SelectorScore(_Strict):
@@ -105,8 +108,8 @@ class SelectorScore(_Strict):
 
     phase: str
     epoch: int
-    val: dict[str, float]
-    test: dict[str, float]
+    val: dict[str, _Share]
+    test: dict[str, _Share]
     uses_groups: bool
     oracle: bool = False
 
@@ -155,7 +158,7 @@ class Cost(_Strict):
     parameters: int
     trainable_parameters: int
     gmacs: float | None = Field(default=None, description="Multiply-accumulates of one image's forward pass, in 1e9.")
-    wall_seconds: float
+    wall_seconds: float = Field(ge=0)
     train_images_per_second: float | None = None
     peak_memory_mb: float | None = None
 

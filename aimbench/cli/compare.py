@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aimbench.cli.options import Cards, DataRoot, ResultsRoot, parse_names
+from aimbench.cli.results import write_bytes, write_text
 
 if TYPE_CHECKING:
     from aimbench.record import Record
@@ -45,8 +46,7 @@ def compare(
     comparison = compare_records(store, _side(store, first, all_seeds), _side(store, second, all_seeds), split)
     typer.echo("\n".join(comparison_lines(comparison, max_groups=max_groups, max_samples=max_samples)))
     if csv is not None:
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        comparison.samples.to_csv(csv)
+        write_text(csv, comparison.samples.to_csv(), "--csv")
     if draw is not None:
         _draw(comparison, max_samples, draw, paths.data_root(data), cards)
         typer.echo(draw)
@@ -72,8 +72,9 @@ def reselect(
     store = Store(results_root(results))
     record = store.get(record_id)
     if selector is None:
+        scores = selectors_of(store, record)
         typer.echo(f"{'selector':34}{'epoch':>6}{'accuracy':>10}{'worst group':>13}")
-        for name, score in selectors_of(store, record).items():
+        for name, score in scores.items():
             worst = score.test.get("worst_group_accuracy")
             line = f"{name:34}{score.epoch:6}{100 * score.test['accuracy']:10.1f}"
             line += f"{'' if worst is None else f'{100 * worst:.1f}':>13}"
@@ -126,5 +127,4 @@ def _draw(comparison: "Comparison", limit: int, out: Path, data_root: Path, card
     ]
     ids = [side[0].id for side in (comparison.first, comparison.second)]
     sheet = captioned_sheet(items, f"share of runs that were right: first {ids[0]}, second {ids[1]}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(to_png(sheet))
+    write_bytes(out, to_png(sheet), "--draw")

@@ -7,6 +7,7 @@ import typer
 
 from aimbench.cli.options import Cards, ResultsRoot
 from aimbench.cli.results import DatasetOption, split_variant, write_text
+from aimbench.errors import RecordError
 from aimbench.paths import results_root
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def cite(
     from aimbench.results.store import Store
     from aimbench.train.registry import method_card
 
-    records = find_cited(Store(results_root(results)), id)
-    full = records[0].id if not id.startswith("table-") else id
+    full, records = find_cited(Store(results_root(results)), id)
     typer.echo(bibtex(full, records, lambda name: _dataset_card(name, cards), method_card), nl=False)
 
 
@@ -67,6 +67,8 @@ def export(
     store = Store(results_root(results))
     name, variant = split_variant(dataset, None)
     records = store.find(name, variant, method)
+    if not records:
+        raise RecordError(f"no record in {store.records} matches, so there is nothing to export; see 'results table'")
     if out.suffix == ".jsonl":
         write_text(out, json_lines(records))
     else:

@@ -1,7 +1,7 @@
 """``aimbench results``: tables of the stored records, single records, and their validation."""
 
 import sys
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,15 +78,19 @@ def table(
     from aimbench.results.reference import load_references, references_for
     from aimbench.results.render import render_all
     from aimbench.results.store import Store
-    from aimbench.results.tables import make_tables
+    from aimbench.results.tables import make_tables, part_of
 
     root = results_root(results)
     name, variant = split_variant(dataset, variant)
-    wanted = {"variant": variant, "method": method, "kind": kind, "backbone": backbone, "selector": selector}
-    runs = find_digests(Store(root), name, wanted, regime)
-    tables = [table for table in make_tables(runs) if id is None or table.id == id]
+    wanted = {"variant": variant, "kind": kind, "backbone": backbone, "selector": selector}
+    runs = find_digests(Store(root), name, wanted)
+    # A table is made of all its runs: its marks say what is best among all of them, whatever rows are shown.
+    tables = [table for table in make_tables(runs) if id is None or table.id.startswith(id)]
+    if method is not None or regime is not None:
+        tables = [part for table in tables if (part := part_of(table, method=method, regime=regime))]
     if not tables:
-        typer.echo(f"no records in {root / 'records'} match; 'aimbench run' makes one", err=True)
+        asked = {"--dataset": dataset, "--id": id, "--method": method, "--regime": regime, **_as_options(wanted)}
+        _say_nothing_matches(root, asked)
         return
     references = references_for(tables, load_references(root / "reference")) if reference else []
     if format is None and out is None and sys.stdout.isatty():
@@ -118,7 +122,9 @@ def evidence(
     runs = find_digests(Store(root), name, wanted)
     found = [(table, rows) for table in make_tables(runs) if (rows := make_evidence(table, runs))]
     if not found:
-        typer.echo(f"no table of the records in {root / 'records'} that match holds 'erm'; run it first", err=True)
+        _say_nothing_matches(
+            root, {"--dataset": dataset, **_as_options(wanted)}, "make a table that holds 'erm'; run it first"
+        )
         return
     show_or_write(render_evidence(found, format.value), out)
 
@@ -147,7 +153,7 @@ def overview(
     wanted = {"kind": kind, "backbone": backbone, "selector": selector}
     runs = at_defaults(run for run in find_digests(Store(root), None, wanted) if not method or run.method in method)
     if not runs:
-        typer.echo(f"no records in {root / 'records'} with default settings match; 'aimbench run' makes one", err=True)
+        _say_nothing_matches(root, {"--method": ",".join(method or []) or None, **_as_options(wanted)})
         return
     show_or_write(render_overview(make_tables(runs), metric, format.value), out)
 
@@ -218,7 +224,7 @@ def show(
     results: ResultsRoot = None,
 ) -> None:
     """Show one record."""
-    from aimbench.results.rerun import rerun_command
+    from aimbench.results.rerun import beyond_run, lacking, rerun_command
     from aimbench.results.store import Store
     from aimbench.results.summary import summary
     from aimbench.train.registry import method_card
@@ -228,8 +234,14 @@ def show(
         typer.echo(record.model_dump_json(by_alias=True, indent=1))
         return
     typer.echo("\n".join(summary(record)))
-    if command := rerun_command(record, method_card(record.method.name)):
-        typer.echo(f"again     {command} --rerun")
+    card = method_card(record.method.name)
+    if command := rerun_command(record, card):
+        # Elsewhere, so that the numbers of another machine do not take the place of those that are cited.
+        typer.echo(f"again     {command} --results again")
+    elif names := lacking(record, card):
+        typer.echo(f"again     not by this version: revision {record.code.revision} had no {', '.join(names)}")
+    elif names := beyond_run(record):
+        typer.echo(f"again     by a plan, whose training gives {', '.join(names)} as above; 'run' has no option for it")
 
 
 @app.command()
@@ -268,6 +280,38 @@ def _is_of_another_variant(store: "Store", path: Path, variant: str) -> bool:
         return False
 
 
+def _as_options(wanted: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {f"--{name}": value for name, value in wanted.items() if name not in ("variant", "method")}
+
+
+def _say_nothing_matches(
+    root: Path, asked: Mapping[str, str | None], lack: str = "match; 'aimbench run' makes one"
+) -> None:
+    """Says that no record is left; where filters were given, a registry that holds records ends with an error.
+
+    Raises:
+        RecordError: naming the filters and, for a dataset or a method, the names that are there.
+    """
+    from aimbench.errors import nearest_names
+    from aimbench.results.store import Store
+
+    store = Store(root)
+    given = {option: value for option, value in asked.items() if value is not None}
+    if not given or not (paths := store.paths()):
+        typer.echo(f"no records in {store.records} {lack}", err=True)
+        return
+    hints = []
+    for option, there in (
+        ("--dataset", {path.parent.name for path in paths}),
+        ("--method", {path.stem.rpartition("-")[0] for path in paths}),
+    ):
+        named = given.get(option, "").partition("@")[0]
+        if named and named not in there:
+            hints.append(nearest_names(named, sorted(there)))
+    filters = " ".join(f"{option} {value}" for option, value in given.items())
+    raise RecordError("; ".join([f"no records in {store.records} with {filters} {lack.partition(';')[0]}", *hints]))
+
+
 def split_variant(dataset: str | None, variant: str | None) -> tuple[str | None, str | None]:
     """Returns name and variant of ``NAME[@VARIANT]`` and a variant given apart.
 
@@ -292,17 +336,22 @@ def show_or_write(text: str, out: Path | None) -> None:
         write_text(out, text)
 
 
-def write_text(out: Path, text: str) -> None:
-    """Writes a file, and its folder if need be.
+def write_text(out: Path, text: str, option: str = "--out") -> None:
+    """Writes a file, and its folder if need be; ``option`` is what named it.
 
     Raises:
         RecordError: If it can't be written.
     """
+    write_bytes(out, text.encode(), option)
+
+
+def write_bytes(out: Path, content: bytes, option: str = "--out") -> None:
+    """As `write_text`."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        out.write_bytes(content)
     except OSError as error:
-        raise RecordError(f"file {out} can't be written ({error.strerror}); name another with --out") from error
+        raise RecordError(f"file {out} can't be written ({error.strerror}); name another with {option}") from error
 
 
 def _draw(tables: "list[Table]", references: "list[Reference]") -> None:

@@ -160,7 +160,11 @@ def run(
     result = experiment.run(fresh=not resume, rerun=rerun)
     if not is_first_by_environment():
         return
-    path = store.write_run(result.record, result.files, replace=rerun)
+    record = result.record
+    if rerun and store.exists(record.id):
+        # How its settings were chosen stays true; what `probe` measured on the old weights does not.
+        record = record.model_copy(update={"search": store.get(record.id).search})
+    path = store.write_run(record, result.files, replace=rerun)
     experiment.end_rerun()
-    reporter.line(headline_text(result.record))
+    reporter.line(headline_text(record))
     typer.echo(path)

@@ -1,10 +1,14 @@
 """Two methods on the same samples, each with one or several runs. Numpy only.
 
 A difference between sets of runs has two sources of noise, the samples and the
-seeds: both are drawn anew in every bootstrap sample. With one run a side only
-the samples are drawn, and the interval says nothing of other seeds.
+seeds. The samples are drawn anew in every bootstrap sample; the variance of the
+runs' means is added to the variance of the draws, and the interval is Student's
+with Welch's degrees of freedom: resampling three runs would cover four fifths
+where it says 95 %. With one run a side the interval is that of the draws alone
+and says nothing of other seeds.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +25,7 @@ Floats = NDArray[np.float64]
 def mean_difference(
     first: ArrayLike, second: ArrayLike, *, samples: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> PairedDifference:
-    """Difference of two mean scores, over samples and runs.
+    """Difference of two mean scores, with an interval over samples and, with several runs, seeds.
 
     Args:
         first: (R1, N) score of each sample in each run of the first method.
@@ -31,7 +35,7 @@ def mean_difference(
         confidence: Coverage in (0, 1).
 
     Returns:
-        First minus second, with the percentile interval.
+        First minus second, with the interval that the module's first lines describe.
 
     Raises:
         DataError: If there is no run or no sample, the samples differ in number, or a score is not finite.
@@ -41,9 +45,9 @@ def mean_difference(
 
     def draw(generator: np.random.Generator) -> float:
         weight = np.bincount(generator.integers(size, size=size), minlength=size) / size
-        return _resampled_mean(one @ weight, generator) - _resampled_mean(other @ weight, generator)
+        return float((one @ weight).mean() - (other @ weight).mean())
 
-    return _interval(float(one.mean() - other.mean()), draw, samples, seed, confidence)
+    return _interval((one.mean(axis=1), other.mean(axis=1)), draw, samples, seed, confidence)
 
 
 def worst_group_difference(
@@ -69,7 +73,7 @@ def worst_group_difference(
         confidence: Coverage in (0, 1).
 
     Returns:
-        First minus second, with the percentile interval.
+        First minus second, with the interval that the module's first lines describe.
 
     Raises:
         DataError: As ``mean_difference``, or if a group is missing for a sample.
@@ -90,9 +94,9 @@ def worst_group_difference(
     def draw(generator: np.random.Generator) -> float:
         chosen = first_of_sample + (generator.random(len(groups)) * size_of_sample).astype(np.int64)
         weight = np.bincount(chosen, minlength=len(groups))
-        return _resampled_mean(worst(one * weight), generator) - _resampled_mean(worst(other * weight), generator)
+        return float(worst(one * weight).mean() - worst(other * weight).mean())
 
-    return _interval(float(worst(one).mean() - worst(other).mean()), draw, samples, seed, confidence)
+    return _interval((worst(one), worst(other)), draw, samples, seed, confidence)
 
 
 def welch_p_value(first: ArrayLike, second: ArrayLike) -> float | None:
@@ -141,15 +145,21 @@ def _runs(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
     return one, other
 
 
-def _resampled_mean(values: Floats, generator: np.random.Generator) -> float:
-    """Mean over runs drawn with replacement; one run is itself."""
-    return float(values[generator.integers(len(values), size=len(values))].mean())
-
-
 def _interval(
-    value: float, draw: Callable[[np.random.Generator], Any], samples: int, seed: int, confidence: float
+    runs: tuple[Floats, Floats], draw: Callable[[np.random.Generator], Any], samples: int, seed: int, confidence: float
 ) -> PairedDifference:
+    """Of the difference of two means over runs, given each run's value and draws of the difference over samples."""
+    value = float(runs[0].mean() - runs[1].mean())
     generator = np.random.default_rng(seed)
-    drawn = [draw(generator) for _ in range(samples)]
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return PairedDifference(value, float(low), float(high))
+    drawn = np.asarray([draw(generator) for _ in range(samples)])
+    several = [side for side in runs if side.size > 1]
+    if not several:
+        low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return PairedDifference(value, float(low), float(high))
+    of_seeds = [float(side.var(ddof=1)) / side.size for side in several]
+    variance = float(drawn.var(ddof=1)) + sum(of_seeds)
+    spread = sum(v**2 / (side.size - 1) for v, side in zip(of_seeds, several, strict=True))
+    # The variance over samples rests on a thousand draws, so that it takes no degrees of freedom.
+    degrees = variance**2 / spread if spread > 0 else math.inf
+    half = float(stats.t.ppf((1 + confidence) / 2, degrees)) * math.sqrt(variance)
+    return PairedDifference(value, value - half, value + half)

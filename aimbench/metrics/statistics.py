@@ -37,7 +37,7 @@ class McNemar:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """First minus second, with a bootstrap interval over the samples they share."""
+    """First minus second, with its interval."""
 
     value: float
     low: float

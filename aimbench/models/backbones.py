@@ -27,6 +27,10 @@ EMBEDDING = STAGES + 1
 """Entry of a cached pyramid that holds the network's own embedding, after the maps and a ViT's tokens."""
 
 
+NORMALISED = 1e-3
+"""Spread of the root mean square over channels, relative to its mean, below which a map is normalised."""
+
+
 class FeaturePyramid(nn.Module):
     """A timm network without its classifier.
 
@@ -36,6 +40,8 @@ class FeaturePyramid(nn.Module):
         strides: strides of S0..S3.
         embed_dim: size of the network's own pooled embedding.
         mean, std: normalisation that the network expects, per colour channel, of images in [0, 1].
+        has_energy: whether the size of S3's vectors differs between positions. A Swin's are layer-normed, and a plain
+            Vision Transformer's are means of such, so that their size tells nothing of what they respond to.
         classifiers: names of the network's own classifier layers, which it was built without.
     """
 
@@ -53,11 +59,16 @@ class FeaturePyramid(nn.Module):
         self._indices = _stage_indices(network)
         with torch.no_grad():
             was_training = network.training
-            maps = self.eval()(torch.zeros(1, 3, *config["input_size"][-2:]))
+            noise = torch.randn(1, 3, *config["input_size"][-2:], generator=torch.Generator().manual_seed(0))
+            maps = self.eval()(noise)
             # Not always the channels of S3: a MobileNetV3 has a layer between its pooling and its classifier.
             self.embed_dim = int(self.embed(maps).shape[1])
             network.train(was_training)
         self.channels = tuple(int(m.shape[1]) for m in maps[:STAGES])
+        strength = maps[STAGES - 1].pow(2).mean(dim=1).sqrt()
+        # A network on the meta device, whose operations are counted, has no values to look at.
+        varies = strength.is_meta or bool(strength.std() > NORMALISED * strength.mean())
+        self.has_energy = varies and not self.is_token_grid
 
     def forward(self, image: Tensor, entries: Collection[int] | None = None) -> list[Tensor]:
         """Computes the pyramid.
@@ -85,6 +96,13 @@ class FeaturePyramid(nn.Module):
         if final.shape[-1] == channels and final.shape[1] != channels:
             final = final.permute(0, 3, 1, 2)  # Swin keeps channels last
         return [*maps[: STAGES - 1], final.contiguous()]
+
+    def check_image_size(self, side: int) -> None:
+        """Raises ConfigError if the network takes images of one size alone, and ``side`` is another."""
+        layer = getattr(self.network, "patch_embed", None)
+        size = getattr(layer, "img_size", None)
+        if size is not None and getattr(layer, "strict_img_size", False) and tuple(size) != (side, side):
+            raise ConfigError(f"backbone '{self.name}' takes images of {size[0]} px, not {side}: set --image-size")
 
     def check_stagewise(self) -> None:
         """Raises ConfigError if the network's stages cannot be run one by one, as ``advance`` does."""
@@ -192,6 +210,10 @@ def create_pyramid(name: str) -> FeaturePyramid:
     if not hasattr(network, "forward_intermediates"):
         raise ConfigError(
             f"backbone '{name}' gives no intermediate feature maps; see 'aimbench list backbones' for ones that do"
+        )
+    if not _is_hierarchical(network) and not isinstance(network, timm.models.VisionTransformer):
+        raise ConfigError(
+            f"backbone '{name}' has one stride and is no plain Vision Transformer; see 'aimbench list backbones'"
         )
     return FeaturePyramid(name, network)
 

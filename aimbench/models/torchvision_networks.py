@@ -57,6 +57,11 @@ class TorchvisionNetwork(FeaturePyramid):
             last = self.eval()(torch.zeros(1, 3, _SIDE, _SIDE))[STAGES - 1]
         self.channels = (*[0] * (STAGES - 1), last.shape[1] if last.dim() == 4 else 0)
 
+    @property
+    def has_attention(self) -> bool:
+        """False: torchvision's blocks do not give theirs."""
+        return False
+
     def forward(self, image: Tensor, entries: Collection[int] | None = None) -> list[Tensor]:
         """As ``FeaturePyramid.forward``, with S0..S2 empty and the network's own embedding behind the maps.
 

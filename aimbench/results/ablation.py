@@ -9,7 +9,7 @@ from aimbench.record import with_later
 from aimbench.results.describe import describe
 from aimbench.results.digest import Digest
 from aimbench.results.evidence import Difference, paired_difference
-from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, latex_table, markdown_grid
+from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, heading, latex_table, markdown_grid
 from aimbench.results.render import Format, mean_and_spread, title
 from aimbench.results.render_evidence import difference_columns, points
 from aimbench.results.tables import Row, Table
@@ -97,7 +97,7 @@ def render_ablations(found: Sequence[tuple[Table, Sequence[Ablation]]], format: 
             latex_table(_grid(table, lines), f"{title(table)}. {' '.join(NOTES)}", [table.id]) for table, lines in found
         ]
         return NEEDS_BOOKTABS + "\n\n".join(blocks) + "\n"
-    grids = ["\n".join([f"**{title(table)}**", "", *markdown_grid(_grid(table, lines))]) for table, lines in found]
+    grids = ["\n".join([heading(title(table)), "", *markdown_grid(_grid(table, lines))]) for table, lines in found]
     notes = [*NOTES, f"Tables: {', '.join(table.id for table, _ in found)}."]
     return "\n\n".join([*grids, "\n".join(bullets(notes))]) + "\n"
 

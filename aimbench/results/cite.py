@@ -11,7 +11,7 @@ from aimbench.record import Record
 from aimbench.results.store import Store
 from aimbench.results.tables import make_tables
 
-_SOFTWARE = """@software{{aimbench,
+_SOFTWARE = """@software{{{key},
   title   = {{aimbench: a benchmark suite for spurious correlations}},
   author  = {{{{The aimbench authors}}}},
   version = {{{version}}},
@@ -20,21 +20,22 @@ _SOFTWARE = """@software{{aimbench,
 }}"""
 
 
-def find_cited(store: Store, name: str) -> list[Record]:
-    """Returns the records that an id stands for: one run, or all runs of a table.
+def find_cited(store: Store, name: str) -> tuple[str, list[Record]]:
+    """Returns the whole id that ``name`` begins, and its records: one run, or all runs of a table.
 
     Raises:
         RecordError: If no record or table has the id.
     """
     if not name.startswith("table-"):
-        return [store.get(name)]
+        record = store.get(name)
+        return record.id, [record]
     records = store.find()
     tables = [table for table in make_tables(records) if table.id.startswith(name)]
     if len(tables) != 1:
         reason = "is ambiguous" if tables else "is not known"
         raise RecordError(f"table '{name}' {reason} in {store.records}; 'aimbench results table' shows the ids")
     members = {run for row in tables[0].rows for run in row.records}
-    return [record for record in records if record.id in members]
+    return tables[0].id, [record for record in records if record.id in members]
 
 
 def bibtex(
@@ -60,7 +61,8 @@ def bibtex(
         f" sha256 {pin.hexdigest()[:12]}"
     )
     year = max((record.created[:4] for record in records), default="")
-    entries = [_SOFTWARE.format(version=", ".join(versions), year=year, note=note)]
+    # Two tables in one paper are two entries.
+    entries = [_SOFTWARE.format(key=f"aimbench-{name}", version=", ".join(versions), year=year, note=note)]
     for dataset, variant in sorted({(record.dataset.name, record.dataset.variant) for record in records}):
         if (card := dataset_card(dataset)) is None:
             entries.append(f"% dataset {dataset}: no card here; cite its authors")

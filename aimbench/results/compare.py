@@ -53,16 +53,15 @@ class GroupComparison:
         n: Samples.
         first: Accuracy of the first side, mean over its runs.
         second: Accuracy of the second.
-        test: Exact test over the samples on which the sides differ.
-        p_value: Its p-value adjusted for the number of groups (Holm).
+        p_value: Adjusted for the number of groups (Holm): of McNemar's exact test for single runs, of Welch's between
+            the runs for several a side; None for one against several.
     """
 
     name: str
     n: int
     first: float
     second: float
-    test: McNemar
-    p_value: float
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ class Comparison:
         second: Records of the second.
         split: Split that was compared.
         metrics: Accuracy, worst-group accuracy where there are groups, and each EPG that both have by the same region.
-        test: Exact test over all samples: McNemar's for single runs, else of the shares of runs that were right.
+        test: McNemar's exact test over all samples for single runs; None for several, whose samples are not
+            independent: what is particular to a run moves many of them together.
         groups: By group, the largest difference first; empty where groups are unknown.
         samples: Samples on which the sides differ, the largest difference first, with the columns ``label``,
             ``group``, ``first`` and ``second`` (share of the runs that were right) and ``difference``.
@@ -86,7 +86,7 @@ class Comparison:
     second: tuple[Record, ...]
     split: str
     metrics: tuple[MetricComparison, ...]
-    test: McNemar
+    test: McNemar | None
     groups: tuple[GroupComparison, ...]
     samples: "pd.DataFrame"
     differing: tuple[str, ...]
@@ -119,7 +119,7 @@ def compare(store: Store, first: Sequence[Record], second: Sequence[Record], spl
         second=tuple(second),
         split=split,
         metrics=(*_accuracies(correct[0], correct[1], group), *(_epgs(one, other) if len(epg_regions) < 2 else ())),
-        test=_sign_test(correct[0], correct[1]),
+        test=_mcnemar(correct[0], correct[1]),
         groups=() if group is None else _by_group(correct[0], correct[1], group, names),
         samples=_samples(one[0], correct[0], correct[1], names),
         differing=_differing(first[0], second[0]),
@@ -184,26 +184,31 @@ def _metric(name: str, one: Floats, other: Floats) -> MetricComparison:
 
 def _by_group(one: Floats, other: Floats, group: Any, names: Sequence[str]) -> tuple[GroupComparison, ...]:
     present = [int(g) for g in np.unique(group)]
-    tests = [_sign_test(one[:, group == g], other[:, group == g]) for g in present]
-    adjusted = holm([test.p_value for test in tests])
+    p_values = [_p_value(one[:, group == g], other[:, group == g]) for g in present]
+    known = [p for p in p_values if p is not None]
+    adjusted = holm(known).tolist() if len(known) == len(present) else [None] * len(present)
     rows = [
         GroupComparison(
             names[g],
             int((group == g).sum()),
             float(one[:, group == g].mean()),
             float(other[:, group == g].mean()),
-            test,
-            float(p),
+            p,
         )
-        for g, test, p in zip(present, tests, adjusted, strict=True)
+        for g, p in zip(present, adjusted, strict=True)
     ]
     return tuple(sorted(rows, key=lambda row: (-abs(row.first - row.second), row.name)))
 
 
-def _sign_test(one: Floats, other: Floats) -> McNemar:
-    """Exact test over the samples that one side gets right more often; for single runs it is McNemar's."""
-    difference = one.mean(axis=0) - other.mean(axis=0)
-    return mcnemar(difference > 0, difference < 0)
+def _p_value(one: Floats, other: Floats) -> float | None:
+    if (test := _mcnemar(one, other)) is not None:
+        return test.p_value
+    return welch_p_value(one.mean(axis=1), other.mean(axis=1))
+
+
+def _mcnemar(one: Floats, other: Floats) -> McNemar | None:
+    """Exact test over the samples that one run alone gets right; None for several runs a side."""
+    return mcnemar(one[0], other[0]) if len(one) == len(other) == 1 else None
 
 
 def _samples(table: "pd.DataFrame", one: Floats, other: Floats, names: Sequence[str]) -> "pd.DataFrame":

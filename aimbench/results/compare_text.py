@@ -21,9 +21,10 @@ def comparison_lines(comparison: Comparison, *, max_groups: int = 10, max_sample
     drawn = "samples and seeds" if len(c.first) > 1 or len(c.second) > 1 else "samples; seeds not, one run a side"
     lines += ["", f"{'percent':26}{'first':>7}{'second':>8}{'difference':>12}  [95 % interval over {drawn}]"]
     lines += [_metric_line(metric) for metric in c.metrics]
-    lines += ["", f"first alone right on {_test_text(c.test)}"]
+    if c.test is not None:
+        lines += ["", f"first alone right on {_test_text(c.test)}"]
     if c.groups:
-        lines += ["", f"{'accuracy by group':40}{'n':>6}{'first':>7}{'second':>8}{'difference':>12}  p (Holm)"]
+        lines += ["", f"{'accuracy by group':40}{'n':>6}{'first':>7}{'second':>8}{'difference':>12}  {_p_title(c)}"]
         lines += [_group_line(group) for group in c.groups[:max_groups]]
         if len(c.groups) > max_groups:
             lines.append(f"  and {len(c.groups) - max_groups} groups that differ less; see --max-groups")
@@ -50,11 +51,15 @@ def _metric_line(metric: MetricComparison) -> str:
 
 
 def _group_line(group: GroupComparison) -> str:
-    marked = " *" if group.p_value < _SIGNIFICANT else ""
+    p = "-" if group.p_value is None else f"{group.p_value:.3g}" + " *" * (group.p_value < _SIGNIFICANT)
     return (
         f"{group.name[:39]:40}{group.n:6}{100 * group.first:7.1f}{100 * group.second:8.1f}"
-        f"{100 * (group.first - group.second):+12.1f}  {group.p_value:.3g}{marked}"
+        f"{100 * (group.first - group.second):+12.1f}  {p}"
     )
+
+
+def _p_title(comparison: Comparison) -> str:
+    return "p (McNemar, Holm)" if comparison.test is not None else "p (Welch between seeds, Holm)"
 
 
 def _test_text(test: McNemar) -> str:

@@ -75,13 +75,22 @@ def latex_table(
 
 
 def bullets(lines: Sequence[str]) -> list[str]:
-    """Returns a list, one item a line."""
-    return [f"- {line}" for line in lines]
+    """Returns a list in Markdown, one item a line."""
+    return [f"- {_markdown_text(line)}" for line in lines]
+
+
+def heading(text: str) -> str:
+    """Returns a line in bold, as it stands above a table in Markdown."""
+    return f"**{_markdown_text(text)}**"
+
+
+def _markdown_text(text: str) -> str:
+    # Names may come from others: no tag and no further line may become part of the page.
+    return html.escape(" ".join(text.splitlines()), quote=False)
 
 
 def _markdown_cell(text: str) -> str:
-    # Names may come from others: neither a bar nor a tag may become part of the page.
-    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+    return _markdown_text(text).replace("|", "\\|")
 
 
 def _markdown_line(cells: list[str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 from aimbench.errors import ConfigError, nearest_names
-from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, latex_table, markdown_grid
+from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, heading, latex_table, markdown_grid
 from aimbench.results.reference import Reference
 from aimbench.results.tables import Cell, Row, Table
 
@@ -148,7 +148,7 @@ def _markdown(tables: Sequence[Table], references: Sequence[Reference]) -> str:
     for table in tables:
         notes = [*table.notes, "Runs: " + "; ".join(run_notes(table)) + ".", f"{table.id}: `{command(table)}`"]
         lines = markdown_grid(grid(table), best_places(table))
-        blocks.append("\n".join([f"**{title(table)}**", "", *lines, "", *bullets(notes)]))
+        blocks.append("\n".join([heading(title(table)), "", *lines, "", *bullets(notes)]))
     if references:
         blocks.append("\n".join([f"**{_REFERENCE_TITLE}**", "", *markdown_grid(reference_grid(references))]))
     return "\n\n".join(blocks) + "\n"

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from aimbench.results.evidence import Difference, Evidence
-from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, latex_table, markdown_grid
+from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, heading, latex_table, markdown_grid
 from aimbench.results.notes import OF_CONFIG
 from aimbench.results.render import Format, mean_and_spread, title
 from aimbench.results.tables import Table
@@ -42,7 +42,7 @@ def render_evidence(found: Sequence[tuple[Table, Sequence[Evidence]]], format: F
         grids = [evidence_grid(list(members)) for _, members in groupby(evidence, key=lambda one: one.metric)]
         if format == "md":
             lines = [line for grid in grids for line in [*markdown_grid(grid), ""]]
-            blocks.append("\n".join([f"**{title(table)}**", "", *lines, *bullets(_notes(table))]))
+            blocks.append("\n".join([heading(title(table)), "", *lines, *bullets(_notes(table))]))
         else:
             caption = " ".join([f"{title(table)}.", *_notes(table)])
             blocks += [latex_table(grid, caption, [table.id]) for grid in grids]

@@ -5,7 +5,7 @@ import shlex
 from aimbench.method_cards import MethodCard
 from aimbench.record import Record, with_later
 
-# What `aimbench run` has an option for; the other settings have one value only there.
+# What `aimbench run` has an option for.
 _OPTIONS = (
     "train",
     "epochs",
@@ -20,10 +20,14 @@ _OPTIONS = (
     "precision",
     "augment_on",
 )
+# What a plan may set and `aimbench run` has no option for, at the value that it has there.
+_FIXED = {"warmup_epochs": 0.0, "grad_clip": None, "channels_last": True}
 
 
 def rerun_command(record: Record, card: MethodCard | None) -> str | None:
-    """Returns the `aimbench run` that has this record's definition, quoted for a shell; None where no run made it.
+    """Returns the `aimbench run` that has this record's definition, quoted for a shell.
+
+    None where no run made it, or where it cannot (see `lacking` and `beyond_run`).
 
     Weights of a file are named as the record names them, by the file's name alone.
 
@@ -31,7 +35,7 @@ def rerun_command(record: Record, card: MethodCard | None) -> str | None:
         record: the record.
         card: of its method, which names the settings that a definition leaves out.
     """
-    if not record.selected:
+    if not record.selected or lacking(record, card) or beyond_run(record):
         return None  # a model as it is, or predictions made elsewhere
     dataset = f"{record.dataset.name}@{record.dataset.variant}"
     words = ["aimbench", "run", "--method", record.method.name, "--dataset", dataset]
@@ -52,6 +56,16 @@ def rerun_command(record: Record, card: MethodCard | None) -> str | None:
     for key, value in with_later(record.method.config, card.later if card is not None else {}).items():
         words += ["--set", f"{key}={_yaml_scalar(value)}"]
     return shlex.join(words)
+
+
+def lacking(record: Record, card: MethodCard | None) -> list[str]:
+    """Settings of today's method that the record's code did not have, so that no command makes it again."""
+    return [name for name in (card.not_before if card is not None else ()) if name not in record.method.config]
+
+
+def beyond_run(record: Record) -> list[str]:
+    """Training settings of the record that only a plan can give."""
+    return [name for name, value in _FIXED.items() if record.training.get(name, value) != value]
 
 
 def _yaml_scalar(value: object) -> str:

@@ -30,6 +30,7 @@ from aimbench.results.migrate import migrate
 
 # Names become paths, so they hold no separator and do not start with a dot.
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RECORD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-[0-9a-f]{12}")
 _ID_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _PARQUET_SUFFIX = re.compile(r"\.[a-z_]+\.parquet")
@@ -137,7 +138,8 @@ class Store:
             hint = nearest_names(record_id, known) if len(known) <= 20 else "'aimbench results table' lists ids"
             raise RecordError(f"no record '{record_id}' in {self.records}; {hint}")
         if len(matches) > 1:
-            names = ", ".join(path.stem for path in matches)
+            names = ", ".join(path.stem for path in matches[:10])
+            names += f" and {len(matches) - 10} more" if len(matches) > 10 else ""
             raise RecordError(f"record id '{record_id}' is ambiguous in {self.records}: {names}; give more digits")
         return self.read(matches[0])
 
@@ -251,6 +253,10 @@ def parse_record(text: str, path: Path) -> Record:
 
 def _check_identity(record: Record, path: Path) -> None:
     _checked_id(record.id)
+    if not _VARIANT.fullmatch(record.dataset.variant):
+        raise RecordError(
+            f"record {path}: variant '{record.dataset.variant}' is not allowed: use letters, digits, '.', '-' and '_'"
+        )
     if record.id != record.definition.id:
         raise RecordError(
             f"record {path}: its definition hashes to {record.definition.id}, not to its id {record.id}: "

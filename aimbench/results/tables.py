@@ -137,6 +137,28 @@ def make_tables(records: Iterable[Record | Digest]) -> list[Table]:
     return [_make_table(runs) for runs in grouped(digests, lambda run: run.table_key)]
 
 
+def part_of(table: Table, *, method: str | None = None, regime: str | None = None) -> Table | None:
+    """Returns a table with some of its rows and a note that says so; None if no row is left.
+
+    Marks, configurations and the id stay those of the whole table.
+
+    Args:
+        table: The table.
+        method: Keep rows of this method.
+        regime: Keep rows of methods that train on these labels, such as ``class``.
+    """
+    rows = tuple(
+        row
+        for row in table.rows
+        if (method is None or row.method == method) and (regime is None or f"train={regime}" in row.regime.split(", "))
+    )
+    if not rows:
+        return None
+    kept = " ".join(f"--{name} {value}" for name, value in (("method", method), ("regime", regime)) if value)
+    note = f"Rows of {kept} alone; marks and configurations are those of the whole table."
+    return replace(table, rows=rows, notes=(*table.notes, note))
+
+
 def grouped(runs: Iterable[Digest], key: Callable[[Digest], tuple[str, ...]]) -> list[list[Digest]]:
     """Returns the runs with equal keys together, by key."""
     groups: dict[tuple[str, ...], list[Digest]] = {}
@@ -184,7 +206,7 @@ def student(degrees: int) -> float:
 
 def _make_table(runs: list[Digest]) -> Table:
     columns = _columns(runs)
-    members = grouped(runs, lambda run: run.row_key)
+    members = [_one_a_seed(group) for group in grouped(runs, lambda run: run.row_key)]
     settings = differing([group[0].settings for group in members])
     configs = row_configs(members)
     rows = [
@@ -214,6 +236,14 @@ def _make_table(runs: list[Digest]) -> Table:
         epg_region=first.epg_region,
         groups_are_classes=any(run.groups_are_classes for run in runs),
     )
+
+
+def _one_a_seed(runs: list[Digest]) -> list[Digest]:
+    """The first run of each seed: the same weights under two names, a wheel's and a file's, make two of one run."""
+    first: dict[int, Digest] = {}
+    for run in sorted(runs, key=lambda run: (run.created, run.id)):
+        first.setdefault(run.seed, run)
+    return list(first.values())
 
 
 def _make_row(runs: list[Digest], columns: Sequence[Column], config: str, settings: str) -> Row:

@@ -1,8 +1,9 @@
 """Checks stored records against their files: a number that was edited by hand is caught.
 
 Everything that follows from ``<id>.predictions.parquet`` is computed again: accuracies, groups, worst-group
-accuracy, each EPG with its interval; from ``<id>.epochs.parquet`` what each selector reports. Cost, the further
-heads and mask health are not: their inputs are not saved.
+accuracy, each EPG with its interval; from ``<id>.epochs.parquet`` what each selector reports. What the predictions
+hold of test splits must stand in the record, so that nothing is left out either. Cost, ``search``, probes, the further
+heads, mask health and whether masks or boxes were EPG's object are not checked: their inputs are not saved.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aimbench.errors import AimbenchError, RecordError
 from aimbench.record import EpgScore, Record, SplitMetrics
+from aimbench.results.digest import TEST
 from aimbench.results.store import Store, parquet_name
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ def check_record(store: Store, path: Path) -> list[str]:
     except RecordError as error:
         return [str(error)]
     problems = list(_file_problems(record, path.parent))
+    if record.selected and parquet_name(record.id, "epochs") not in record.files:
+        problems.append(f"record {path}: lists no predictions of its epochs, so its selection can't be checked")
     predictions = path.parent / parquet_name(record.id, "predictions")
     if predictions.name not in record.files:
         problems.append(f"record {path}: lists no {predictions.name}, so its numbers can't be checked; run it again")
@@ -77,6 +81,10 @@ def _metric_problems(record: Record, predictions: Path) -> Iterator[str]:
     epochs = predictions.with_name(parquet_name(record.id, "epochs"))
     if epochs.name in record.files:
         yield from _selector_problems(record, epochs, table)
+    tested = {str(split) for split in table["split"].unique() if str(split).startswith(TEST)}
+    for split in sorted({TEST, *tested} - record.metrics.keys()):
+        yield f"metrics.{split} is missing; run it again"
+    yield from _headline_problems(record)
     for split, stored in record.metrics.items():
         rows = table[table["split"] == split]
         if rows.empty:
@@ -89,10 +97,33 @@ def _metric_problems(record: Record, predictions: Path) -> Iterator[str]:
             continue
         for name in _RECOMPUTED:
             yield from _differences(f"metrics.{split}.{name}", _plain(stored, name), _plain(recomputed, name))
+        columns = [str(name) for name in rows if str(name).startswith("epg_")]
+        measured = {name.removeprefix("epg_") for name in columns if rows[name].notna().any()}
+        for attribution in sorted(measured - stored.epg.keys()):
+            yield f"metrics.{split}.epg.{attribution} is missing; run it again"
         for attribution, score in stored.epg.items():
             place = f"metrics.{split}.epg.{attribution}"
             groups = record.evaluation.get("groups") or []
             yield from _epg_problems(place, score, rows, f"epg_{attribution}", groups)
+
+
+def _headline_problems(record: Record) -> Iterator[str]:
+    """Compares what stands in a record twice."""
+    chosen, test = record.selectors.get(record.selector), record.metrics.get(TEST)
+    if chosen is not None and test is not None:
+        # A split without groups has no worst one; then the selector's test scores hold none either.
+        worst = test.worst_group_accuracy
+        expected = {"accuracy": test.accuracy.value} | ({} if worst is None else {"worst_group_accuracy": worst.value})
+        for name, value in expected.items():
+            yield from _differences(f"selectors.{record.selector}.test.{name}", chosen.test.get(name), value)
+    for split, metrics in record.metrics.items():
+        if not metrics.epg:
+            continue
+        if record.evaluation.get("epg_region") == "boxes" and metrics.epg_region != "boxes":
+            yield f"metrics.{split}.epg_region is '{metrics.epg_region}', the evaluation's is 'boxes'"
+        asked = record.evaluation.get("epg_samples")
+        if asked is not None and metrics.epg_samples not in ("all", f"{asked} with seed 0"):
+            yield f"metrics.{split}.epg_samples is '{metrics.epg_samples}', the evaluation took {asked}"
 
 
 def _recompute(record: Record, rows: "pd.DataFrame") -> SplitMetrics:
@@ -116,6 +147,8 @@ def _epg_problems(place: str, score: EpgScore, rows: "pd.DataFrame", column: str
     measured = rows[rows[column].notna()]
     values = measured[column].astype(float)
     # Samples with no positive energy count as 0, whether they are stored as 0 or as missing.
+    if score.undefined > (empty := int((values == 0).sum()) + score.n - len(values)):
+        yield f"{place}.undefined: the record says {score.undefined}, the predictions hold {empty} without energy"
     if len(values) not in (score.n, score.n - score.undefined):
         yield f"{place}.n: the record says {score.n}, the predictions hold {len(values)}"
     elif 0 < score.n == len(values):

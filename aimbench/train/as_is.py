@@ -76,6 +76,7 @@ class AsIs:
         check_defined(self.attributions, self.subject.model.pyramid)
         self.ground_truth = check_ground_truth(request.epg_region, self.subject.fields)
         self.image_size = request.image_size or self.subject.image_size
+        self.subject.model.pyramid.check_image_size(self.image_size)
         self.transform = evaluation_transform(self.dataset, self.subject.model.pyramid, self.image_size)
         self.definition = external_definition(
             self.dataset,
@@ -95,7 +96,7 @@ class AsIs:
         return self.definition.id
 
     def run(self) -> Result:
-        """Predicts every split but train, scores where the model looks on the test split, returns the record."""
+        """Predicts every split that was not trained on, scores where the model looks on test, returns the record."""
         started = time.perf_counter()
         fabric = start(self.request.accelerator, "32-true", devices=1, nodes=1)
         model = self.subject.model.requires_grad_(False).to(fabric.device).to(memory_format=torch.channels_last)
@@ -117,7 +118,8 @@ class AsIs:
             )
             if looked.said is not None and len(looked.index) == len(self.dataset.split("test")):
                 known = {"test": looked.said}  # out of the same pass
-        splits = [split for split in self.dataset.splits if split != "train"]
+        trained_on = {"train"} | ({"val"} if self.subject.info.regime.get("train") == "val_groups" else set())
+        splits = [split for split in self.dataset.splits if split not in trained_on]
         predictions = {split: known.get(split) or inference.predict(model, split) for split in splits}
         record = external_record(
             self.definition,

@@ -64,12 +64,39 @@ def read_config(values: Mapping[str, Any]) -> TrainConfig:
     for key in values:
         if key not in TrainConfig.model_fields:
             raise ConfigError(f"unknown training setting '{key}': {nearest_names(key, TrainConfig.model_fields)}")
+    config = _checked(values)
+    if config.augment_on == "device" and not (config.augment and config.loader == "indexed"):
+        raise ConfigError("augment_on 'device' needs --augment and --loader indexed")
+    return config
+
+
+_OF_A_PHASE = (
+    *("train", "lr", "backbone_lr", "optimizer", "weight_decay", "schedule", "warmup_epochs", "grad_clip"),
+    *("batch_size", "augment"),
+)
+
+
+def for_phase(config: TrainConfig, method: str, phase: str, settings: Mapping[str, Any]) -> TrainConfig:
+    """The settings of one phase of a method, which may change some of the run's.
+
+    Raises:
+        ConfigError: naming the setting that no phase can change, or whose value does not fit.
+    """
+    where = f"phase '{phase}' of method '{method}'"
+    for name, value in settings.items():
+        if name not in _OF_A_PHASE:
+            raise ConfigError(f"{where} cannot set '{name}': {nearest_names(name, _OF_A_PHASE)}")
+        if name == "train" and value != "head":
+            raise ConfigError(f"{where} sets train='{value}': a phase can freeze the backbone (head) and no more")
+        if name == "batch_size" and config.loader == "stream":
+            raise ConfigError(f"{where} sets its batch size, which a stream cannot; use --loader indexed")
+    return _checked({**config.model_dump(), **settings})
+
+
+def _checked(values: Mapping[str, Any]) -> TrainConfig:
     try:
-        config = TrainConfig(**values)
+        return TrainConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"training setting '{where}' is {first['input']!r}: {first['msg']}") from error
-    if config.augment_on == "device" and not (config.augment and config.loader == "indexed"):
-        raise ConfigError("augment_on 'device' needs --augment and --loader indexed")
-    return config

@@ -34,6 +34,7 @@ from aimbench.train.method import Method
 from aimbench.train.predictions import Predictions
 from aimbench.train.processes import (
     check_accelerator,
+    check_layers,
     check_precision,
     check_processes,
     explains_a_death,
@@ -144,6 +145,7 @@ class Experiment:
         self.ground_truth = check_ground_truth(request.epg_region, self.method.regime.fields)
         loaded = loaded or LoadedBackbone.load(request.backbone, request.weights, request.seed)
         self.pyramid, self.backbone = loaded.pyramid, loaded.info
+        self.pyramid.check_image_size(self.config.image_size)
         check_defined(self.attributions, self.pyramid)
         self._pretrained = {name: value.clone() for name, value in self.pyramid.state_dict().items()}
         self.definition = self._define()
@@ -210,8 +212,13 @@ class Experiment:
         }
         return Result(record, files)
 
-    def trainer(self, *, fresh: bool = False) -> Trainer:
-        """The training loop of this experiment, with its model built; ``fresh`` forgets earlier checkpoints."""
+    def trainer(self, *, fresh: bool = False, opened: bool = False) -> Trainer:
+        """The training loop of this experiment, with its model built.
+
+        Args:
+            fresh: forget earlier checkpoints.
+            opened: the run is there to be looked at: nothing is written to its folder.
+        """
         request = self.request
         loggers = make_loggers(request.log, self.folder, self.id) if is_first_by_environment() else []
         fabric = start(request.accelerator, self.config.precision, request.devices, request.nodes, loggers)
@@ -223,6 +230,8 @@ class Experiment:
         if not on_gpu:
             torch.set_num_threads(threads)
         model = self._build()
+        if request.devices * request.nodes > 1:
+            check_layers(model, self.pyramid.name, trained=self.config.train != "head")
         data = RunData(
             self.dataset,
             self.transform,
@@ -239,7 +248,8 @@ class Experiment:
             device=fabric.device,
             reporter=self.reporter,
         )
-        by_first(lambda: self._prepare_folder(fresh=fresh))
+        if not opened:
+            by_first(lambda: self._prepare_folder(fresh=fresh))
         return Trainer(
             fabric,
             self.method,

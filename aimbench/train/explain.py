@@ -180,6 +180,8 @@ def draw_run(
         positions = choose_positions(group, per_group, max_groups)
     else:
         positions = extreme_positions(group, epg, per_group, max_groups)
+        if not positions:
+            raise ConfigError(f"run {run} has no EPG of any sample of '{split}'; give --split test, or leave EPG out")
     return draw(explain_samples(experiment, trainer, split, positions), out)
 
 

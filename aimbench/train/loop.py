@@ -19,7 +19,7 @@ from aimbench.errors import ConfigError
 from aimbench.metrics.selectors import EpochScore, select
 from aimbench.models.classifier import Classifier
 from aimbench.train import checkpoint
-from aimbench.train.config import TrainConfig
+from aimbench.train.config import TrainConfig, for_phase
 from aimbench.train.epoch_batches import epoch_batches
 from aimbench.train.epoch_report import EpochReport
 from aimbench.train.epochs import EpochStore
@@ -173,7 +173,7 @@ class Trainer:
         self._run_model.load(state)
 
     def _run_phase(self, number: int, phase: Phase) -> None:
-        config = self.config.model_copy(update=dict(phase.settings or {}))
+        config = for_phase(self.config, self.method.name, phase.name, phase.settings or {})
         epochs = config.epochs if phase.epochs is None else phase.epochs
         if self._resume is not None and number < self._resume["phase"]:
             self.load_state(checkpoint.load(self._phase_file(number))["model"])

@@ -93,7 +93,15 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
                 f"run {definition.id}: its {part} is no longer what it was trained with (weights, or the card's"
                 f" transforms, have changed since); put the earlier back, or run it again"
             )
-    trainer = experiment.trainer()
+    if experiment.method.defining() != definition.method.config:
+        raise ConfigError(
+            f"run {definition.id}: method '{definition.method.name}' has other settings than it was trained with;"
+            " open it with the version that made it, or run it again"
+        )
+    # A method's source or regime may be worded anew; the run stays the one that was opened.
+    experiment.definition = definition
+    experiment.folder = folder
+    trainer = experiment.trainer(opened=True)
     try:
         trainer.load_state(state["model"])
     except RuntimeError as error:

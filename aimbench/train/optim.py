@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from aimbench.errors import ConfigError
 from aimbench.models.backbones import FeaturePyramid
 from aimbench.models.classifier import Classifier
 from aimbench.train.config import TrainConfig
@@ -43,7 +44,11 @@ def backbones(model: Classifier) -> list[FeaturePyramid]:
 
 
 def last_stage(pyramid: FeaturePyramid) -> list[nn.Module]:
-    """The modules that make S3, or the last quarter of a plain ViT's blocks, with what follows them."""
+    """The modules that make S3, or the last quarter of a plain ViT's blocks, with what follows them.
+
+    Raises:
+        ConfigError: timm does not say which modules those are.
+    """
     network = pyramid.network
     children = dict(network.named_children())
     if pyramid.is_token_grid:
@@ -55,7 +60,9 @@ def last_stage(pyramid: FeaturePyramid) -> list[nn.Module]:
     # timm names the module that ends a stride, e.g. "blocks.4": what comes after stride 16 makes S3.
     entries: Any = network.feature_info
     ends = [e["module"] for e in (entries if isinstance(entries, list) else entries.info) if e["reduction"] == 16]
-    container, _, number = ends[-1].partition(".")
+    container, _, number = ends[-1].partition(".") if ends else ("", "", "")
+    if not number.isdigit():
+        raise ConfigError(f"--train last is not known for backbone '{pyramid.name}'; give head or all")
     tail = [children[n] for n in ("conv_head", "norm_head", "bn2", "norm_pre", "norm", "head") if n in children]
     return list(children[container].children())[int(number) + 1 :] + tail
 

@@ -58,8 +58,8 @@ class Phase:
         subset: positions of the training split to train on; a repeated position is a repeated sample.
         order: positions of one epoch, from a generator that the engine seeds; instead of ``weights`` and
             ``subset``. Consecutive positions make a batch.
-        settings: training settings that this phase changes, e.g. ``{"lr": 1e-4}``. ``{"train": "head"}``
-            freezes the backbone for this phase.
+        settings: training settings that this phase changes, e.g. ``{"lr": 1e-4}``; see ``config.for_phase`` for
+            those that it can. ``{"train": "head"}`` freezes the backbone for this phase.
         keep_optimizer: go on with the last phase's optimiser: its momenta, and its learning rates as they
             stood at the end.
         images: hand out images although the frozen backbone's features are cached.

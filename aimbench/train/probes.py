@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import ConfigError, DataError, nearest_names
 from aimbench.metrics import perturbations as p
-from aimbench.metrics.health import OPEN
 from aimbench.metrics.statistics import bootstrap_mean_interval, wilson_interval
 from aimbench.models.classifier import Classifier
 from aimbench.record import Probe
@@ -192,7 +191,7 @@ def _faithfulness(model: Classifier, method: Method, image: Tensor, label: Tenso
     with torch.no_grad():
         if "mask" in maps:
             seen = F.interpolate(maps["mask"].float()[:, None], size=image.shape[-2:], mode="nearest-exact")[:, 0]
-            altered, _ = p.grey_outside(image, seen > OPEN)
+            altered, _ = p.grey_outside(image, seen > 0)  # of several masks, what any of them opens
             rows["accuracy_grey_outside_own_mask"] = _correct(model, altered, region, label)
         for name, map_ in maps.items():
             for kind in ("deletion", "insertion"):

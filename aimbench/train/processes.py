@@ -13,9 +13,11 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from aimbench.data.sharing import share
 from aimbench.errors import AimbenchError, ConfigError
+from aimbench.models.classifier import Classifier
 from aimbench.train.method import Method
 
 ACCELERATORS = ("auto", "cpu", "cuda")
@@ -68,6 +70,26 @@ def check_processes(method: Method, loader: str, devices: int, nodes: int) -> No
         )
     if loader == "stream":
         raise ConfigError("--loader stream reads in one process only; use --loader indexed with several devices")
+
+
+def check_layers(model: Classifier, backbone: str, *, trained: bool) -> None:
+    """Refuses several processes where a layer draws at random for its samples: each would draw what the others draw.
+
+    Args:
+        model: what is trained.
+        backbone: its backbone's name.
+        trained: whether the backbone is trained too, so that its layers draw.
+
+    Raises:
+        ConfigError: naming the layer.
+    """
+    for name, module in model.named_modules():
+        share_dropped = module.p if isinstance(module, nn.Dropout) else getattr(module, "drop_prob", 0.0)
+        if share_dropped and (trained or not name.startswith("pyramid.")):
+            raise ConfigError(
+                f"layer '{name}' of backbone '{backbone}' draws at random for each sample (stochastic depth or"
+                " dropout), which several processes do not share; run it with --devices 1, or take another backbone"
+            )
 
 
 def check_accelerator(accelerator: str) -> None:

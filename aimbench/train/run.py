@@ -11,8 +11,8 @@ import torch
 
 from aimbench.data.batch import Batch
 from aimbench.data.dataset import ShardDataset
-from aimbench.data.sharing import by_first, is_first, wait
-from aimbench.errors import RegimeError
+from aimbench.data.sharing import is_first, share, wait
+from aimbench.errors import ConfigError, RegimeError
 from aimbench.models.classifier import Classifier
 from aimbench.train.config import TrainConfig
 from aimbench.train.method import Regime
@@ -119,6 +119,8 @@ class Run:
         Returns:
             All rows, ``(N_train, ...)``.
         """
+        if share().count > 1:
+            raise ConfigError(f"'{name}' maps the training images in one process; run it with --devices 1")
         path = self._artifacts / f"{self._phase}-{name}.npy"
 
         def compute() -> None:
@@ -129,7 +131,8 @@ class Run:
             np.save(partial, torch.cat(rows).numpy())
             partial.replace(path)
 
-        by_first(lambda: None if path.exists() else compute())
+        if not path.exists():
+            compute()
         return torch.from_numpy(np.load(path))
 
     def finished(self, phase: str) -> None:

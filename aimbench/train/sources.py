@@ -144,7 +144,7 @@ class RunData:
         return self._features.load(split, REGION)
 
     def _source(self, split: str, transform: TransformConfig, batch_size: int, *, images: bool = False) -> Source:
-        name = f"{split}{' augmented' if transform.augment else ''}{' images' if images else ''}"
+        name = f"{split} {batch_size}{' augmented' if transform.augment else ''}{' images' if images else ''}"
         if name not in self._sources:
             if self.frozen and not images and not transform.augment:
                 self._sources[name] = self._features_of(split, self._entries, batch_size, self._fields)

@@ -103,7 +103,10 @@ class Steps:
         self._optimizer.zero_grad(set_to_none=True)
         self._fabric.backward(loss)
         if self._config.grad_clip is not None:
-            self._fabric.clip_gradients(self._model, self._optimizer, max_norm=self._config.grad_clip)
+            # A scaler skips the step whose gradients overflow, and a loss that is no number is named when it is read.
+            self._fabric.clip_gradients(
+                self._model, self._optimizer, max_norm=self._config.grad_clip, error_if_nonfinite=False
+            )
         self._optimizer.step()
         # A method may log a parameter or its own state, which later steps change before the value is read.
         return {name: value.clone() for name, value in values.items()}

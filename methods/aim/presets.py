@@ -7,7 +7,7 @@ given, it is AIM's default, which we did choose.
 
 from typing import Any
 
-_PAPER: dict[str, dict[str, Any]] = {
+PAPER: dict[str, dict[str, Any]] = {
     f"{stage}-{area}{suffix}": {
         "stop_stage": stage,
         "active_area": area / 100,
@@ -62,6 +62,6 @@ ENERGY: dict[str, Any] = {
 """Masks that start where the pretrained network responds most: what ``aim_plus`` was at first."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    **_PAPER,
-    **{f"2-25-{name}": {**_PAPER["2-25"], **change} for name, change in _CHANGES.items()},
+    **PAPER,
+    **{f"2-25-{name}": {**PAPER["2-25"], **change} for name, change in _CHANGES.items()},
 }

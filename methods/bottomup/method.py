@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from aimbench.methods.aim.method import AIM
+from aimbench.methods.aim.presets import PAPER
 from aimbench.methods.bottomup.config import BottomUpConfig
 from aimbench.methods.bottomup.model import BottomUpHead
 from aimbench.train.api import FeaturePyramid, Head, Regime, register_method
 
-# [stop_stage, active_area] as AIM's presets are named.
+# AIM's of the same name, as far as there is a top-down path to set.
 PRESETS = {
-    f"{stage}-{area}{suffix}": {"stop_stage": stage, "active_area": area / 100, "anneal": anneal}
-    for stage in (1, 2, 3)
-    for area in (25, 35)
-    for suffix, anneal in (("", True), ("-flat", False))
+    name: {setting: value for setting, value in settings.items() if setting in BottomUpConfig.model_fields}
+    for name, settings in PAPER.items()
 }
 
 

@@ -131,6 +131,13 @@ def test_run_then_table_then_explain(
     assert "is recorded already" in again.output
     assert record_file.read_bytes() == written
 
+    search = {"plan": "p", "kind": "grid", "trials": 6, "finished": 6, "trial": record["id"], "score": 0.5}
+    record_file.write_text(json.dumps({**record, "search": {**search, "metric": "accuracy"}}))
+    assert CliRunner().invoke(app, [*words, "--rerun"], catch_exceptions=False).exit_code == 0
+    # How the settings were chosen is still known of a run that was made again.
+    assert json.loads(record_file.read_text())["search"]["plan"] == "p"
+    assert json.loads(record_file.read_text())["metrics"] == record["metrics"]
+
     table = CliRunner().invoke(app, ["results", "table", "--results", str(results)], catch_exceptions=False)
     assert table.exit_code == 0, table.output
     assert "aim" in table.output

@@ -49,6 +49,27 @@ def test_seeds_widen_the_interval():
     assert difference.high - difference.low > 1
 
 
+@pytest.mark.parametrize("difference", [mean_difference, lambda a, b: worst_group_difference(a, b, np.arange(500) % 2)])
+def test_without_noise_of_samples_the_interval_is_welchs(difference):
+    # Means 2/10 and 5/10, variances 1/100 and 4/100 of three runs each; every sample has its run's value.
+    first, second = (np.repeat(np.array([values]).T / 10, 500, axis=1) for values in ([1, 2, 3], [3, 5, 7]))
+    found = difference(first, second)
+    half = stats.t.ppf(0.975, 2 * 25 / 17) * math.sqrt(5 / 3) / 10
+    assert found.value == pytest.approx(-0.3)
+    assert (found.low, found.high) == pytest.approx((-0.3 - half, -0.3 + half))
+
+
+def test_the_interval_of_few_runs_covers_what_it_says():
+    generator, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        one, other = (
+            (generator.random((3, 200)) < 0.7 + generator.normal(0, 0.06, size=(3, 1))).astype(float) for _ in range(2)
+        )
+        found = mean_difference(one, other, samples=200)
+        covered += found.low <= 0 <= found.high
+    assert covered / 200 > 0.92  # resampling the three runs covers 0.87
+
+
 def test_holm_by_hand():
     # Sorted 0.01, 0.03, 0.04 times 3, 2, 1: 0.03, 0.06, then 0.04 raised to 0.06.
     assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])

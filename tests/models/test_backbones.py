@@ -49,6 +49,42 @@ def test_a_layer_between_pooling_and_classifier_is_part_of_the_embedding(method:
     assert classifier(Batch(torch.arange(2), torch.arange(2), image=image, mask=mask)).logits.shape == (2, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "energy"),
+    [
+        ("test_convnext.r160_in1k", True),
+        ("test_efficientnet.r160_in1k", True),
+        ("test_vit.r160_in1k", False),
+        ("swin_s3_tiny_224", False),
+    ],
+)
+def test_methods_that_read_the_energy_of_s3_are_refused_where_it_is_normalised(name: str, energy: bool) -> None:
+    pyramid = create_pyramid(name)
+    assert pyramid.has_energy == energy
+    for method, settings in (("scda", {}), ("aim_plus", {}), ("aim", {"objectness": 1.0})):
+        method_class = get_method(method)
+        made = method_class(method_class.configure(settings))
+        if energy:
+            assert made.build(pyramid, 3, frozen=True).stages
+        else:
+            with pytest.raises(ConfigError, match="normalises its last map"):
+                made.build(pyramid, 3, frozen=True)
+
+
+@pytest.mark.parametrize("name", ["mixer_s32_224", "eva02_tiny_patch14_224"])
+def test_one_stride_without_a_plain_vits_tokens_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="one stride and is no plain Vision Transformer"):
+        create_pyramid(name)
+
+
+def test_a_network_of_one_image_size_names_it() -> None:
+    create_pyramid("test_convnext.r160_in1k").check_image_size(96)
+    pyramid = create_pyramid("deit_tiny_patch16_224")
+    pyramid.check_image_size(224)
+    with pytest.raises(ConfigError, match="takes images of 224 px, not 256: set --image-size"):
+        pyramid.check_image_size(256)
+
+
 def test_s3_of_an_efficientnet_is_what_its_classifier_pools() -> None:
     pyramid = create_pyramid("tf_efficientnet_lite0")
     assert pyramid.channels[-1] == timm.create_model("tf_efficientnet_lite0").classifier.in_features

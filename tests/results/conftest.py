@@ -27,11 +27,12 @@ RecordFactory = Callable[..., Record]
 
 
 def interval(value: float) -> Interval:
+    value = min(value, 1.0)
     return Interval(value=value, low=max(0.0, value - 0.05), high=min(1.0, value + 0.05))
 
 
 def epg(value: float) -> EpgScore:
-    return EpgScore(value=value, low=value - 0.01, high=value + 0.01, n=4, undefined=0)
+    return EpgScore(value=value, low=max(0.0, value - 0.01), high=min(1.0, value + 0.01), n=4, undefined=0)
 
 
 def made_up_metrics(
@@ -138,7 +139,8 @@ def sound_run() -> tuple[Record, dict[str, bytes]]:
         GROUPS,
         [3498, 184, 56, 1057],
     ).model_copy(update={"epg": {"gradcam": epg_by_hand([0.2, 0.4, 0.6, 0.8], 0.5, 0.8, [0.3, 0.7])}})
-    record = made_up_record(metrics={"test": metrics})
+    # As of a model that was evaluated as it is: no epoch was selected, so there are none to check it by.
+    record = made_up_record(metrics={"test": metrics}).model_copy(update={"selected": {}})
     return record, {f"{record.id}.predictions.parquet": parquet(table)}
 
 

@@ -58,11 +58,43 @@ def test_table_filters(root, filters, rows):
     assert [(table["variant"], row["method"]) for table in tables for row in table["rows"]] == rows
 
 
-def test_table_says_when_nothing_matches(root):
-    result = CliRunner().invoke(app, ["table", "--method", "jtt"])
+def test_an_empty_registry_says_so_and_is_no_error(tmp_path):
+    result = CliRunner().invoke(app, ["table", "--method", "jtt", "--results", str(tmp_path / "none")])
     assert result.exit_code == 0
     assert "no records in" in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table", "--method", "ermm"], "with --method ermm match; did you mean 'erm'"),
+        (["table", "--dataset", "waterbird@95"], "with --dataset waterbird@95 match; did you mean 'waterbirds'"),
+        (["table", "--id", "table-ffff"], "with --id table-ffff match"),
+        (["overview", "--method", "ermm"], "did you mean 'erm'"),
+        (["evidence", "--dataset", "waterbird"], "did you mean 'waterbirds'"),
+    ],
+)
+def test_a_filter_that_leaves_nothing_is_an_error_with_the_nearest_name(root, words, message):
+    with pytest.raises(RecordError, match=message):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_a_method_alone_keeps_the_marks_of_its_whole_table(root, make_record, make_metrics):
+    for method, accuracy in (("jtt", 0.6), ("scda", 0.95)):
+        Store(root).write(
+            make_record(method=method, metrics={"test": make_metrics(accuracy=accuracy, wga=accuracy / 2)})
+        )
+    whole, alone = (
+        run("table", "--dataset", "waterbirds@95"),
+        run("table", "--dataset", "waterbirds@95", "--method", "jtt"),
+    )
+    (of_whole,) = [line.split("|")[2:] for line in whole.splitlines() if line.startswith("| jtt")]
+    (of_alone,) = [line.split("|")[2:] for line in alone.splitlines() if line.startswith("| jtt")]
+    assert of_alone == of_whole
+    assert "**" not in "".join(of_alone)
+    assert "Rows of --method jtt alone" in alone
+    assert all(line.startswith("| jtt") for line in alone.splitlines()[4:] if line.startswith("| "))
 
 
 def test_table_reads_the_folder_that_the_option_names(root, tmp_path):
@@ -108,8 +140,13 @@ def test_show_finds_a_record_by_the_beginning_of_its_id(root, make_record):
     text = run("show", aim.id[:7])
     assert aim.id in text
     assert "80.0 [75.0, 85.0]" in text
-    assert text.splitlines()[-1].startswith("again     aimbench run --method aim --dataset ")
-    assert text.splitlines()[-1].endswith(" --rerun")
+    assert text.splitlines()[-1] == "again     not by this version: revision abc had no noise_until"
+    last = run("show", make_record(method="erm").id).splitlines()[-1]
+    assert last.startswith("again     aimbench run --method erm --dataset ")
+    assert last.endswith(" --results again")
+    planned = make_record(method="erm", training={"train": "head", "warmup_epochs": 2.0})
+    Store(root).write(planned)
+    assert "by a plan, whose training gives warmup_epochs" in run("show", planned.id).splitlines()[-1]
     assert json.loads(run("show", aim.id, "--json"))["id"] == aim.id
 
 

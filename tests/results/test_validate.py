@@ -68,6 +68,34 @@ def test_a_metric_that_was_removed_is_caught(stored):
     assert any("metrics.test.worst_group_accuracy" in problem for problem in check_record(store, path))
 
 
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("metrics",), {}, "metrics.test is missing"),
+        (("metrics", "test", "epg"), {}, "metrics.test.epg.gradcam is missing"),
+        (("metrics", "test", "epg", "gradcam", "undefined"), 2, "undefined: the record says 2, the predictions hold 0"),
+        (("metrics", "test", "epg", "gradcam", "high"), 1.5, "less than or equal to 1"),
+        (("cost", "wall_seconds"), -5, "greater than or equal to 0"),
+    ],
+)
+def test_what_is_left_out_or_out_of_range_is_caught(stored, keys, value, message):
+    store, path = stored
+    edit(path, *keys, value=value)
+    assert any(message in problem for problem in check_record(store, path))
+
+
+def test_a_subset_of_another_size_than_the_definition_says_is_caught(tmp_path, sound_run):
+    record, files = sound_run
+    store = Store(tmp_path)
+    test = record.metrics["test"].model_copy(update={"epg_samples": "400 with seed 0"})
+    record = record.model_copy(
+        update={"evaluation": {**record.evaluation, "epg_samples": 4}, "metrics": {"test": test}}
+    )
+    record = record.model_copy(update={"id": record.definition.id})
+    path = store.write(record, {f"{record.id}.predictions.parquet": next(iter(files.values()))})
+    assert any("epg_samples is '400 with seed 0', the evaluation took 4" in p for p in check_record(store, path))
+
+
 def test_a_split_without_predictions_is_caught(stored):
     store, path = stored
     content = json.loads(path.read_text())
@@ -99,8 +127,8 @@ def test_changed_or_missing_predictions_are_caught(stored):
 def test_a_record_without_predictions_cannot_be_checked(tmp_path, make_record):
     store = Store(tmp_path)
     path = store.write(make_record())
-    (problem,) = check_record(store, path)
-    assert "lists no erm-" in problem
+    problems = check_record(store, path)
+    assert ["lists no predictions of its epochs" in problems[0], "lists no erm-" in problems[1]] == [True, True]
 
 
 def test_predictions_that_are_no_parquet_or_lack_columns_are_named(tmp_path, sound_run):
@@ -154,8 +182,10 @@ def test_what_each_selector_reports_follows_from_its_epoch(with_epochs):
 def test_an_edited_selector_is_caught(with_epochs, keys, value):
     store, path = with_epochs
     edit(path, "selectors", *keys, value=value)
-    (problem,) = check_record(store, path)
-    assert f"selectors.{'.'.join(keys)}: the record says {value}" in problem
+    # That of the record's own selector contradicts the record's metrics as well.
+    problems = check_record(store, path)
+    assert problems
+    assert all(f"selectors.{'.'.join(keys)}: the record says {value}" in problem for problem in problems)
 
 
 def test_another_epoch_than_the_selectors_is_caught(with_epochs):

@@ -17,8 +17,11 @@ from torch import nn
 
 from aimbench.data.sharing import Share
 from aimbench.errors import ConfigError
+from aimbench.models.backbones import create_pyramid
+from aimbench.models.classifier import Classifier, LinearHead
 from aimbench.models.global_norm import GlobalBatchNorm
 from aimbench.train import checkpoint
+from aimbench.train.processes import check_layers
 from aimbench.train.whole_batch import sharing, uniform_like
 
 SCRIPT = Path(__file__).with_name("one_of_several.py")
@@ -113,6 +116,18 @@ def test_what_cannot_be_shared_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         experiment(**{"devices": 2, **changes})
+
+
+@pytest.mark.parametrize(("backbone", "layer"), [("swin_s3_tiny_224", "drop_path"), ("test_convnext.r160_in1k", None)])
+def test_layers_that_draw_for_each_sample_are_refused_where_they_train(backbone: str, layer: str | None) -> None:
+    pyramid = create_pyramid(backbone)
+    model = Classifier(pyramid, LinearHead(pyramid, 2))
+    check_layers(model, backbone, trained=False)
+    if layer is None:
+        check_layers(model, backbone, trained=True)
+        return
+    with pytest.raises(ConfigError, match=f"{layer}.*draws at random for each sample"):
+        check_layers(model, backbone, trained=True)
 
 
 def test_the_number_of_devices_is_no_part_of_the_run(experiment: Callable[..., Any]) -> None:

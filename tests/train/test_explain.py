@@ -134,6 +134,8 @@ def test_errors_name_what_is_missing(
     options: dict[str, Any] = {"cards": None, "split": "test", "per_group": 1, "max_groups": 1, "out": tmp_path / "o"}
     with pytest.raises(ConfigError, match=r"absent\.jpg does not exist"):
         draw_run(one.id, images=[tmp_path / "absent.jpg"], **roots, **options)
+    with pytest.raises(ConfigError, match="has no EPG of any sample of 'test'"):
+        draw_run(one.id, images=[], epg=np.full(len(one.dataset.split("test")), np.nan), **roots, **options)
     text = tmp_path / "text.jpg"
     text.write_text("not a photograph")
     with pytest.raises(Exception, match=r"text\.jpg"):

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from aimbench.errors import ConfigError
 from aimbench.models.backbones import create_pyramid
 from aimbench.models.classifier import Classifier, LinearHead
 from aimbench.train.config import TrainConfig
-from aimbench.train.optim import make_optimizer, set_learning_rate, set_train_mode, set_trainable
+from aimbench.train.optim import last_stage, make_optimizer, set_learning_rate, set_train_mode, set_trainable
 
 
 def classifier(backbone: str = "test_resnet.r160_in1k") -> Classifier:
@@ -75,6 +76,12 @@ def test_last_trains_what_makes_the_final_map_and_nothing_before(backbone: str) 
     assert any(n.startswith("pyramid.") for n in trained)
     assert [n for n, grad in trained.items() if grad is None] == []
     assert [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None] == []
+
+
+@pytest.mark.parametrize("backbone", ["regnety_002", "densenet121"])
+def test_a_last_stage_that_timm_does_not_name_is_refused(backbone: str) -> None:
+    with pytest.raises(ConfigError, match="--train last is not known for backbone"):
+        last_stage(create_pyramid(backbone))
 
 
 def test_batch_norms_of_a_frozen_backbone_keep_their_statistics() -> None:

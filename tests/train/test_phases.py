@@ -132,14 +132,39 @@ def test_phases_of_one_name_are_refused(define: Define, experiment: Callable[...
         experiment("made_up").trainer().fit()
 
 
-def test_a_loss_that_is_not_finite_is_an_error(define: Define, experiment: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("settings", "training", "message"),
+    [
+        ({"learning_rate": 1e-4}, {}, "phase 'one' of method 'made_up' cannot set 'learning_rate'"),
+        ({"precision": "bf16-mixed"}, {}, "cannot set 'precision'"),
+        ({"lr": "abc"}, {}, "training setting 'lr' is 'abc'"),
+        ({"train": "all"}, {}, "sets train='all': a phase can freeze the backbone"),
+        ({"batch_size": 16}, {"loader": "stream"}, "sets its batch size, which a stream cannot"),
+    ],
+)
+def test_what_a_phase_cannot_set_is_refused(
+    settings: dict[str, Any], training: dict[str, Any], message: str, define: Define, experiment: Callable[..., Any]
+) -> None:
+    class Odd(Recording):
+        def phases(self, run: Run) -> Iterator[Phase]:
+            yield Phase("one", epochs=1, settings=settings)
+
+    define(Odd)
+    with pytest.raises(ConfigError, match=message):
+        experiment("made_up", training=training).trainer().fit()
+
+
+@pytest.mark.parametrize("training", [{}, {"grad_clip": 1.0}])
+def test_a_loss_that_is_not_finite_is_an_error(
+    training: dict[str, Any], define: Define, experiment: Callable[..., Any]
+) -> None:
     class Diverging(Recording):
         def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
             return super().loss(model, batch, progress) / (0.0 if progress.step == 3 else 1.0)  # type: ignore[operator]
 
     define(Diverging)
     with pytest.raises(ConfigError, match="loss of method 'made_up' became inf in epoch 1; lower --lr"):
-        experiment("made_up").trainer().fit()
+        experiment("made_up", training=training).trainer().fit()
 
 
 @pytest.mark.parametrize("selector", ["last", "val_accuracy", "val_worst_group_accuracy"])

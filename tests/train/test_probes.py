@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from aimbench.data.decode import decode
 from aimbench.data.transforms import Transform, TransformConfig
 from aimbench.errors import DataError
+from aimbench.metrics import perturbations
 from aimbench.metrics.perturbations import noise_on_object
 from aimbench.results.store import Store
 from aimbench.results.validate import check_record
 from aimbench.train.evaluate import evaluated_positions
-from aimbench.train.probes import noisy, probe, relative_foreground_sensitivity
+from aimbench.train.probes import _faithfulness, noisy, probe, relative_foreground_sensitivity
 
 
 def test_relative_foreground_sensitivity_by_hand() -> None:
@@ -118,3 +120,24 @@ def test_centre_bias_needs_boxes_alone(experiment: Callable[..., Any], monkeypat
     bare |= set(index.keys)
     with pytest.raises(DataError, match="no test sample has a mask or a box"):
         centre_bias()
+
+
+def test_grey_outside_ones_own_masks_keeps_what_any_of_them_opens(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = experiment("aim", settings={"stop_stage": 2})
+    trainer = trial.trainer()
+    with torch.no_grad():  # masks of either stage that are partly open, at different places
+        for parameter in trainer.model.head.topdown.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    kept = list[torch.Tensor]()
+    grey = perturbations.grey_outside
+    monkeypatch.setattr(perturbations, "grey_outside", lambda image, keep: kept.append(keep) or grey(image, keep))
+    batch = next(trainer.data.photographs("test", 8, region=True).epoch(np.arange(8), seed=0))
+    model = trainer.model.eval()
+    _faithfulness(model, trial.method, batch.image, batch.label, batch.mask[:, 0])
+    with torch.no_grad():
+        masks = model.predict(model.features(batch.image)).masks.values()
+    opened = [F.interpolate(m, size=batch.image.shape[-2:], mode="nearest-exact")[:, 0] > 0 for m in masks]
+    assert not torch.equal(opened[0], opened[1])
+    torch.testing.assert_close(kept[0], opened[0] | opened[1])

@@ -26,6 +26,8 @@ from aimbench.results.validate import check_record
 from aimbench.train import checkpoint
 from aimbench.train.attributions import attribute
 from aimbench.train.method import Method, MethodConfig
+from aimbench.train.opened import open_run
+from aimbench.train.registry import get_method
 from aimbench.train.subjects import ChosenOutputs
 
 SMALL = "shufflenet_v2_x0_5"
@@ -58,6 +60,38 @@ def test_a_runs_checkpoint_gives_the_runs_predictions(
     checkpoint.save(trial.folder / "selected.pt", state)  # as training that went on would have
     changed = evaluate(*words, size=None)[1]
     assert changed["id"] != record["id"]
+
+
+def test_what_a_head_was_fitted_on_is_not_scored(evaluate: Any, experiment: Callable[..., Any]) -> None:
+    trial = experiment("dfr_val", settings={"inverse_strengths": [1.0], "retrains": 1}, training={"epochs": 1})
+    trial.trainer().fit()
+    status, record, error = evaluate("--checkpoint", str(trial.folder / "selected.pt"), size=None)
+    assert status == 0, error
+    assert record is not None
+    assert set(record["metrics"]) == {"test"}  # DFR's head was fitted on val
+
+
+def test_looking_at_a_run_writes_nothing_into_it(experiment: Callable[..., Any], mini_root: Path) -> None:
+    trial = experiment("erm", training={"epochs": 1}, workers=2)
+    trial.trainer().fit()
+    before = {path.name: path.read_bytes() for path in trial.folder.iterdir() if path.is_file()}
+    opened, _ = open_run(trial.id, data_root=mini_root, runs_root=trial.request.runs_root)
+    assert opened.id == trial.id
+    assert {path.name: path.read_bytes() for path in trial.folder.iterdir() if path.is_file()} == before
+
+
+def test_a_run_stays_its_own_when_its_methods_source_is_worded_anew(
+    experiment: Callable[..., Any], mini_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = experiment("erm", training={"epochs": 1})
+    trial.trainer().fit()
+    monkeypatch.setattr(get_method("erm"), "source", "worded anew")
+    opened, _ = open_run(trial.id, data_root=mini_root, runs_root=trial.request.runs_root)
+    assert (opened.id, opened.folder) == (trial.id, trial.folder)
+    assert experiment("erm", training={"epochs": 1}).id != trial.id
+    monkeypatch.setattr(type(opened.method), "defining", lambda self: {"standardize": True})
+    with pytest.raises(ConfigError, match="has other settings than it was trained with"):
+        open_run(trial.id, data_root=mini_root, runs_root=trial.request.runs_root)
 
 
 class RunsCode:
