@@ -86,12 +86,8 @@ class _KilledError(BaseException):
     """Stands for the kill; no handler of the engine catches it."""
 
 
-@pytest.mark.parametrize("method", ["erm", "aim"])
-def test_resuming_within_a_process(
-    method: str, experiment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = experiment(method, runs_root=tmp_path / "whole").run()
-    killed = experiment(method, runs_root=tmp_path / "killed")
+def killed_in_the_second_epoch(trial: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs it until its eleventh step."""
     step, calls = Steps.step, 0
 
     def die_at_the_eleventh(*args: Any, **kwargs: Any) -> Any:
@@ -104,7 +100,16 @@ def test_resuming_within_a_process(
     with monkeypatch.context() as patch:
         patch.setattr(Steps, "step", die_at_the_eleventh)
         with pytest.raises(_KilledError):
-            killed.run()
+            trial.run()
+
+
+@pytest.mark.parametrize("method", ["erm", "aim"])
+def test_resuming_within_a_process(
+    method: str, experiment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = experiment(method, runs_root=tmp_path / "whole").run()
+    killed = experiment(method, runs_root=tmp_path / "killed")
+    killed_in_the_second_epoch(killed, monkeypatch)
     resumed = experiment(method, runs_root=tmp_path / "killed")
     assert resumed.is_started
     state = checkpoint.load(resumed.folder / "last.pt")
@@ -122,19 +127,7 @@ def test_the_scaler_of_half_precision_goes_on(experiment: Callable[..., Any], mo
     scale = {"scale": 1024.0}
     monkeypatch.setattr(BFloat16Mixed, "state_dict", lambda self: dict(scale))
     monkeypatch.setattr(BFloat16Mixed, "load_state_dict", lambda self, state: scale.update(state))
-    step, calls = Steps.step, 0
-
-    def die_in_the_second_epoch(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 11:
-            raise _KilledError
-        return step(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Steps, "step", die_in_the_second_epoch)
-        with pytest.raises(_KilledError):
-            experiment("erm", training={"precision": "bf16-mixed"}).run()
+    killed_in_the_second_epoch(experiment("erm", training={"precision": "bf16-mixed"}), monkeypatch)
     scale["scale"] = 65536.0  # as a new session starts
     experiment("erm", training={"precision": "bf16-mixed"}).run()
     assert scale["scale"] == 1024.0
