@@ -89,7 +89,13 @@ def table(
     if method is not None or regime is not None:
         tables = [part for table in tables if (part := part_of(table, method=method, regime=regime))]
     if not tables:
-        asked = {"--dataset": dataset, "--id": id, "--method": method, "--regime": regime, **_as_options(wanted)}
+        asked = {
+            "--dataset": _joined(name, variant),
+            "--id": id,
+            "--method": method,
+            "--regime": regime,
+            **_as_options(wanted),
+        }
         _say_nothing_matches(root, asked)
         return
     references = references_for(tables, load_references(root / "reference")) if reference else []
@@ -109,7 +115,7 @@ def evidence(
     results: ResultsRoot = None,
     out: OutOption = None,
 ) -> None:
-    """Show each method's difference to ERM over paired seeds, and the gap to the oracle mask that it closes."""
+    """Show each method's difference to ERM and to open masks over paired seeds, and its share of the oracle's gain."""
     from aimbench.results.evidence import make_evidence
     from aimbench.results.index import find_digests
     from aimbench.results.render_evidence import render_evidence
@@ -280,6 +286,10 @@ def _is_of_another_variant(store: "Store", path: Path, variant: str) -> bool:
         return False
 
 
+def _joined(name: str | None, variant: str | None) -> str | None:
+    return name if variant is None else f"{name or ''}@{variant}"
+
+
 def _as_options(wanted: Mapping[str, str | None]) -> dict[str, str | None]:
     return {f"--{name}": value for name, value in wanted.items() if name not in ("variant", "method")}
 
@@ -305,9 +315,8 @@ def _say_nothing_matches(
         ("--dataset", {path.parent.name for path in paths}),
         ("--method", {path.stem.rpartition("-")[0] for path in paths}),
     ):
-        named = given.get(option, "").partition("@")[0]
-        if named and named not in there:
-            hints.append(nearest_names(named, sorted(there)))
+        named = given.get(option, "").partition("@")[0].split(",")
+        hints += [nearest_names(name, there) for name in named if name and name not in there]
     filters = " ".join(f"{option} {value}" for option, value in given.items())
     raise RecordError("; ".join([f"no records in {store.records} with {filters} {lack.partition(';')[0]}", *hints]))
 

@@ -165,7 +165,9 @@ def _weighted(correct: _Counts, n: _Counts, weight: NDArray[np.float64]) -> Inte
         return None
     correct, n, weight = correct[used], n[used], weight[used] / weight[used].sum()
     low, high = weighted_accuracy_interval(correct, n, weight)
-    return Interval(value=float(weight @ (correct / n)), low=low, high=high)
+    # Weights that sum to 1 but for rounding may take a perfect score over it.
+    value, low, high = (min(float(share), 1.0) for share in (weight @ (correct / n), low, high))
+    return Interval(value=value, low=low, high=high)
 
 
 def _check_samples(label: IntArray, prediction: IntArray, group: IntArray | None) -> None:

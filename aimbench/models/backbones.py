@@ -27,8 +27,9 @@ EMBEDDING = STAGES + 1
 """Entry of a cached pyramid that holds the network's own embedding, after the maps and a ViT's tokens."""
 
 
-NORMALISED = 1e-3
-"""Spread of the root mean square over channels, relative to its mean, below which a map is normalised."""
+NORMALISED = 1e-5
+"""Spread of the root mean square over channels, relative to its mean, below which a map is normalised: layer norms
+leave 1e-6, other untrained networks 1e-4 and more."""
 
 
 class FeaturePyramid(nn.Module):
@@ -62,9 +63,17 @@ class FeaturePyramid(nn.Module):
             noise = torch.randn(1, 3, *config["input_size"][-2:], generator=torch.Generator().manual_seed(0))
             maps = self.eval()(noise)
             # Not always the channels of S3: a MobileNetV3 has a layer between its pooling and its classifier.
-            self.embed_dim = int(self.embed(maps).shape[1])
+            embedding, own = self.embed(maps), network(noise)
+            self.embed_dim = int(embedding.shape[1])
             network.train(was_training)
         self.channels = tuple(int(m.shape[1]) for m in maps[:STAGES])
+        if not own.is_meta and (
+            embedding.shape != own.shape or not torch.allclose(embedding, own, rtol=1e-3, atol=1e-4)
+        ):
+            raise ConfigError(
+                f"backbone '{name}' makes its embedding another way than from its last map, so that ERM on it would not"
+                " be the ordinary network; see 'aimbench list backbones' for ones that do"
+            )
         strength = maps[STAGES - 1].pow(2).mean(dim=1).sqrt()
         # A network on the meta device, whose operations are counted, has no values to look at.
         varies = strength.is_meta or bool(strength.std() > NORMALISED * strength.mean())
@@ -92,9 +101,8 @@ class FeaturePyramid(nn.Module):
                 image, indices=self._indices[: last + 1], stop_early=True, intermediates_only=True
             )
         final, maps = self.network.forward_intermediates(image, indices=self._indices)  # type: ignore[operator]
-        channels = self.network.num_features
-        if final.shape[-1] == channels and final.shape[1] != channels:
-            final = final.permute(0, 3, 1, 2)  # Swin keeps channels last
+        if _is_channels_last(self.network):
+            final = final.permute(0, 3, 1, 2)
         return [*maps[: STAGES - 1], final.contiguous()]
 
     def check_image_size(self, side: int) -> None:
@@ -123,7 +131,7 @@ class FeaturePyramid(nn.Module):
             tokens = network.norm(network.blocks[-1](features[STAGES]))
             return network.forward_head(tokens, pre_logits=True)  # type: ignore[no-any-return]
         final = features[STAGES - 1]
-        if isinstance(network, timm.models.SwinTransformer):
+        if _is_channels_last(network):
             final = final.permute(0, 2, 3, 1)
         return network.forward_head(final, pre_logits=True)  # type: ignore[no-any-return]
 
@@ -136,7 +144,7 @@ class FeaturePyramid(nn.Module):
         if self.is_token_grid:
             return mean
         final = mean[:, :, None, None]
-        if isinstance(self.network, timm.models.SwinTransformer):
+        if _is_channels_last(self.network):
             final = final.permute(0, 2, 3, 1)
         return self.network.forward_head(final, pre_logits=True)  # type: ignore[operator,no-any-return]
 
@@ -216,6 +224,10 @@ def create_pyramid(name: str) -> FeaturePyramid:
             f"backbone '{name}' has one stride and is no plain Vision Transformer; see 'aimbench list backbones'"
         )
     return FeaturePyramid(name, network)
+
+
+def _is_channels_last(network: nn.Module) -> bool:
+    return str(getattr(network, "output_fmt", "NCHW")) == "NHWC"  # Swin and its second version
 
 
 def _is_hierarchical(network: nn.Module) -> bool:

@@ -69,22 +69,18 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def find_digests(
-    store: Store, dataset: str | None, wanted: Mapping[str, str | None], regime: str | None = None
-) -> list[Digest]:
+def find_digests(store: Store, dataset: str | None, wanted: Mapping[str, str | None]) -> list[Digest]:
     """Returns the digests that match every given value; None matches all.
 
     Args:
         store: The records.
         dataset: Name of the dataset.
         wanted: Values by attribute of `Digest`.
-        regime: Labels that the method trains on, such as ``class`` or ``groups``.
     """
     return [
         run
         for run in read_digests(store, dataset)
         if all(value is None or getattr(run, name) == value for name, value in wanted.items())
-        and (regime is None or run.regime.get("train") == regime)
     ]
 
 

@@ -35,8 +35,9 @@ def rerun_command(record: Record, card: MethodCard | None) -> str | None:
         record: the record.
         card: of its method, which names the settings that a definition leaves out.
     """
+    # Nothing was selected of a model as it is, or of predictions made elsewhere.
     if not record.selected or lacking(record, card) or beyond_run(record):
-        return None  # a model as it is, or predictions made elsewhere
+        return None
     dataset = f"{record.dataset.name}@{record.dataset.variant}"
     words = ["aimbench", "run", "--method", record.method.name, "--dataset", dataset]
     words += ["--backbone", record.backbone.name, "--seed", str(record.seed), "--selector", record.selector]
@@ -60,7 +61,8 @@ def rerun_command(record: Record, card: MethodCard | None) -> str | None:
 
 def lacking(record: Record, card: MethodCard | None) -> list[str]:
     """Settings of today's method that the record's code did not have, so that no command makes it again."""
-    return [name for name in (card.not_before if card is not None else ()) if name not in record.method.config]
+    settings = card.not_before if card is not None and record.selected else ()
+    return [name for name in settings if name not in record.method.config]
 
 
 def beyond_run(record: Record) -> list[str]:

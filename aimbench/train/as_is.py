@@ -96,7 +96,7 @@ class AsIs:
         return self.definition.id
 
     def run(self) -> Result:
-        """Predicts every split that was not trained on, scores where the model looks on test, returns the record."""
+        """Predicts the splits that methods do not train on, scores where it looks on test, returns the record."""
         started = time.perf_counter()
         fabric = start(self.request.accelerator, "32-true", devices=1, nodes=1)
         model = self.subject.model.requires_grad_(False).to(fabric.device).to(memory_format=torch.channels_last)
@@ -118,6 +118,7 @@ class AsIs:
             )
             if looked.said is not None and len(looked.index) == len(self.dataset.split("test")):
                 known = {"test": looked.said}  # out of the same pass
+        # Of another dataset too: a head that was fitted on a validation split is compared on test alone.
         trained_on = {"train"} | ({"val"} if self.subject.info.regime.get("train") == "val_groups" else set())
         splits = [split for split in self.dataset.splits if split not in trained_on]
         predictions = {split: known.get(split) or inference.predict(model, split) for split in splits}

@@ -136,7 +136,6 @@ class Experiment:
         self._without_object = self._check_objects()
         self.config = read_config({**method_class.training_defaults, **request.training})
         self.method.check_training(self.config, compiled=request.compile)
-        check_precision(self.config.precision, request.accelerator)
         check_processes(self.method, self.config.loader, request.devices, request.nodes)
         self.selector = request.selector or self.dataset.card.default_selector
         check_headline(self.selector)
@@ -220,6 +219,8 @@ class Experiment:
             opened: the run is there to be looked at: nothing is written to its folder.
         """
         request = self.request
+        if not opened:
+            check_precision(self.config.precision, request.accelerator)
         loggers = make_loggers(request.log, self.folder, self.id) if is_first_by_environment() else []
         fabric = start(request.accelerator, self.config.precision, request.devices, request.nodes, loggers)
         self.reporter.console.quiet = self.reporter.console.quiet or not is_first()

@@ -126,7 +126,8 @@ def relative_foreground_sensitivity(on_object: float, on_background: float) -> f
     """RFS of two accuracies, in [-1, 1]; 0 where both are 0 or both are 1."""
     mean = (on_object + on_background) / 2
     room = min(mean, 1 - mean)
-    return (on_background - on_object) / (2 * room) if room > 0 else 0.0
+    sensitivity = (on_background - on_object) / (2 * room) if room > 0 else 0.0
+    return min(max(sensitivity, -1.0), 1.0)  # rounding may pass the ends
 
 
 def _rfs_probe(on_object: npt.NDArray[np.float64], on_background: npt.NDArray[np.float64]) -> Probe:

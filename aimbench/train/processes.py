@@ -87,8 +87,8 @@ def check_layers(model: Classifier, backbone: str, *, trained: bool) -> None:
         share_dropped = module.p if isinstance(module, nn.Dropout) else getattr(module, "drop_prob", 0.0)
         if share_dropped and (trained or not name.startswith("pyramid.")):
             raise ConfigError(
-                f"layer '{name}' of backbone '{backbone}' draws at random for each sample (stochastic depth or"
-                " dropout), which several processes do not share; run it with --devices 1, or take another backbone"
+                f"layer '{name}' draws at random for each sample (stochastic depth or dropout; the backbone is"
+                f" '{backbone}'), which several processes do not share; run it with --devices 1, or take another"
             )
 
 

@@ -94,7 +94,8 @@ class RunData:
         self._device = device
         self._reporter = reporter
         self._held = 0  # bytes of all images in memory
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[tuple[str, int], Source] = {}
+        self._datasets: dict[str, ImageDataset] = {}
         self._features = FeatureCache(
             data_root, dataset.manifest.fingerprint, pyramid, transform.without_augmentation()
         )
@@ -144,16 +145,18 @@ class RunData:
         return self._features.load(split, REGION)
 
     def _source(self, split: str, transform: TransformConfig, batch_size: int, *, images: bool = False) -> Source:
-        name = f"{split} {batch_size}{' augmented' if transform.augment else ''}{' images' if images else ''}"
-        if name not in self._sources:
+        name = f"{split}{' augmented' if transform.augment else ''}{' images' if images else ''}"
+        key = (name, batch_size)
+        if key not in self._sources:
             if self.frozen and not images and not transform.augment:
-                self._sources[name] = self._features_of(split, self._entries, batch_size, self._fields)
+                self._sources[key] = self._features_of(split, self._entries, batch_size, self._fields)
             else:
-                dataset = self._images(split, transform, self._fields)
-                if self._cache_bytes and not images:
-                    self._keep(dataset)
-                self._sources[name] = self._reading(dataset, batch_size, self._fields)
-        return self._sources[name]
+                if name not in self._datasets:  # of several batch sizes kept in memory once
+                    self._datasets[name] = self._images(split, transform, self._fields)
+                    if self._cache_bytes and not images:
+                        self._keep(self._datasets[name])
+                self._sources[key] = self._reading(self._datasets[name], batch_size, self._fields)
+        return self._sources[key]
 
     def _features_of(
         self, split: str, entries: tuple[int, ...], batch_size: int, fields: frozenset[str]

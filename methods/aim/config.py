@@ -81,9 +81,9 @@ class AIMConfig(MaskingConfig):
     @model_validator(mode="after")
     def _one_stage_without_topdown(self) -> Self:
         if self.stop_stage == 3 and self.guided:
-            raise ValueError("guided=true needs a coarser stage to be guided by: stop_stage=2 or 1")
+            raise ValueError("guided=true needs a coarser stage to be guided by: stop_stage below 3")
         if self.stop_stage == 3 and self.loss_on == "fused":
-            raise ValueError("loss_on=fused needs stages that are fused: stop_stage=2 or 1")
+            raise ValueError("loss_on=fused needs stages that are fused: stop_stage below 3")
         if self.features == "backbone" and self.stop_stage != 3:
             raise ValueError("features=backbone has nothing to fuse: it needs stop_stage=3")
         if self.features == "both" and (self.predict_from == "coarsest" or self.masks == "open"):

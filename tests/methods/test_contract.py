@@ -1,5 +1,6 @@
 """What every registered method must keep, whatever it does."""
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -67,7 +68,9 @@ def test_a_seed_decides_everything(method: str, train: str, experiment: Callable
 def test_mixed_precision_trains(method: str, train: str, experiment: Callable[..., Any]) -> None:
     training = {"train": train, "precision": "bf16-mixed", "epochs": 1}
     record = experiment(method, settings=QUICK.get(method, {}), training=training).run().record
-    assert 0 <= record.metrics["test"].accuracy.value <= 1
+    losses = [entry["loss"] for entry in record.phases if "loss" in entry]
+    assert losses or method.startswith("dfr")  # which fits its head by sklearn
+    assert all(math.isfinite(loss) for loss in losses)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -151,3 +151,14 @@ def test_groups_statistics_and_selectors_need_no_torch():
     code = f"import {modules}, sys; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("groups", [4, 9, 20, 25])
+def test_a_perfect_score_is_one_whatever_the_weights_round_to(groups: int) -> None:
+    group = np.repeat(np.arange(groups), 3)
+    label = group % 2
+    counts = [680, 3561, 2037, 1077, *range(1, groups)][:groups]
+    found = split_metrics(label, label, group, 2, [f"g{i}" for i in range(groups)], counts)
+    assert found.accuracy_group_mean is not None
+    assert found.accuracy_reweighted is not None
+    assert (found.accuracy_group_mean.value, found.accuracy_reweighted.value) == pytest.approx((1.0, 1.0), abs=1e-12)

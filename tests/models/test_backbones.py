@@ -4,7 +4,7 @@ import torch
 
 from aimbench.data.batch import Batch
 from aimbench.errors import ConfigError
-from aimbench.models.backbones import create_pyramid
+from aimbench.models.backbones import FeaturePyramid, create_pyramid
 from aimbench.models.classifier import Classifier
 from aimbench.train.registry import get_method
 
@@ -83,6 +83,22 @@ def test_a_network_of_one_image_size_names_it() -> None:
     pyramid.check_image_size(224)
     with pytest.raises(ConfigError, match="takes images of 224 px, not 256: set --image-size"):
         pyramid.check_image_size(256)
+
+
+def test_a_second_swin_keeps_its_channels_last_too() -> None:
+    torch.manual_seed(0)
+    pyramid = create_pyramid("swinv2_tiny_window8_256").eval()
+    image = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        features = pyramid(image)
+        torch.testing.assert_close(pyramid.embed(features), pyramid.network(image), rtol=1e-4, atol=1e-5)
+    assert features[3].shape == (1, pyramid.channels[3], 8, 8)
+
+
+def test_a_network_whose_embedding_is_not_that_of_its_last_map_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FeaturePyramid, "embed", lambda self, features: features[3].mean(dim=(1, 2)))
+    with pytest.raises(ConfigError, match="makes its embedding another way"):
+        create_pyramid("test_resnet.r160_in1k")
 
 
 def test_s3_of_an_efficientnet_is_what_its_classifier_pools() -> None:

@@ -38,7 +38,7 @@ def test_the_index_says_what_the_records_say(small, monkeypatch):
 def test_filters_work_on_digests(small):
     assert {run.method for run in find_digests(small, "waterbirds", {"method": "aim"})} == {"aim"}
     assert len(find_digests(small, None, {"variant": "95", "kind": "official", "backbone": None})) == 6
-    assert {run.method for run in find_digests(small, None, {}, regime="groups")} == {"aim"}
+    assert {run.method for run in find_digests(small, None, {"method": "aim"})} == {"aim"}
     assert find_digests(small, None, {"selector": "last"}) == []
 
 

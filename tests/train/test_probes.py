@@ -30,6 +30,12 @@ def test_relative_foreground_sensitivity_by_hand() -> None:
     assert relative_foreground_sensitivity(1.0, 1.0) == 0.0
 
 
+def test_relative_foreground_sensitivity_stays_between_its_ends() -> None:
+    found = [relative_foreground_sensitivity(right / 400, 1.0) for right in range(401)]
+    assert min(found) >= -1
+    assert max(found) <= 1
+
+
 def test_noise_is_drawn_in_colours_of_0_to_1_and_cut_there() -> None:
     transform = TransformConfig(4, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
     mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))

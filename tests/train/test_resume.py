@@ -135,7 +135,7 @@ def test_the_scaler_of_half_precision_goes_on(experiment: Callable[..., Any], mo
 
 def test_half_precision_on_a_cpu_is_refused(experiment: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
-        experiment("erm", training={"precision": "16-mixed"})
+        experiment("erm", training={"precision": "16-mixed"}).trainer()
 
 
 def test_a_stopped_rerun_goes_on_and_the_next_starts_over(
