@@ -19,6 +19,7 @@ SCHEMA_VERSION: Literal[1] = 1
 Kind = Literal["official", "partial", "mini"]
 
 _Share = Annotated[float, Field(ge=0, le=1)]
+_Signed = Annotated[float, Field(ge=-1, le=1)]
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -97,9 +98,9 @@ class Probe(_Strict):
     An accuracy or an area under a curve, in [0, 1], or ``rfs``, in [-1, 1].
     """
 
-    value: Annotated[float, Field(ge=-1, le=1)]
-    low: Annotated[float, Field(ge=-1, le=1)]
-    high: Annotated[float, Field(ge=-1, le=1)]
+    value: _Signed
+    low: _Signed
+    high: _Signed
     n: _Count
 
 

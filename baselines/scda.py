@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from aimbench.baselines.erm import ERM
-from aimbench.train.api import STAGES, ConfigError, FeaturePyramid, Head, Output, Regime, Standardize, register_method
+from aimbench.train.api import STAGES, FeaturePyramid, Head, Output, Regime, Standardize, register_method
 
 
 class SelectedPoolHead(Head):
@@ -47,10 +47,7 @@ class SCDA(ERM):
         Raises:
             ConfigError: the backbone's last map is normalised, so that no position responds more than others.
         """
-        if not pyramid.has_energy:
-            raise ConfigError(
-                f"backbone '{pyramid.name}' normalises its last map at every position: method 'scda' is undefined on it"
-            )
+        pyramid.check_energy("method 'scda' is undefined on it")
         return SelectedPoolHead(pyramid, num_classes, standardize=self.standardizes(frozen=frozen))
 
     def explain(self, output: Output) -> Tensor | None:

@@ -230,7 +230,7 @@ def show(
     results: ResultsRoot = None,
 ) -> None:
     """Show one record."""
-    from aimbench.results.rerun import beyond_run, lacking, rerun_command
+    from aimbench.results.rerun import obstacle, rerun_command
     from aimbench.results.store import Store
     from aimbench.results.summary import summary
     from aimbench.train.registry import method_card
@@ -244,10 +244,8 @@ def show(
     if command := rerun_command(record, card):
         # Elsewhere, so that the numbers of another machine do not take the place of those that are cited.
         typer.echo(f"again     {command} --results again")
-    elif names := lacking(record, card):
-        typer.echo(f"again     not by this version: revision {record.code.revision} had no {', '.join(names)}")
-    elif names := beyond_run(record):
-        typer.echo(f"again     by a plan, whose training gives {', '.join(names)} as above; 'run' has no option for it")
+    elif record.selected:
+        typer.echo(f"again     {obstacle(record, card)}")
 
 
 @app.command()
@@ -291,7 +289,7 @@ def _joined(name: str | None, variant: str | None) -> str | None:
 
 
 def _as_options(wanted: Mapping[str, str | None]) -> dict[str, str | None]:
-    return {f"--{name}": value for name, value in wanted.items() if name not in ("variant", "method")}
+    return {f"--{name}": value for name, value in wanted.items() if name != "variant"}
 
 
 def _say_nothing_matches(

@@ -112,6 +112,14 @@ class FeaturePyramid(nn.Module):
         if size is not None and getattr(layer, "strict_img_size", False) and tuple(size) != (side, side):
             raise ConfigError(f"backbone '{self.name}' takes images of {size[0]} px, not {side}: set --image-size")
 
+    def check_energy(self, mend: str) -> None:
+        """Raises ConfigError, which ends with ``mend``, if the size of S3's vectors tells nothing (``has_energy``)."""
+        if not self.has_energy:
+            raise ConfigError(
+                f"backbone '{self.name}' normalises its last map at every position, so that its energy does not tell"
+                f" where it responds: {mend}"
+            )
+
     def check_stagewise(self) -> None:
         """Raises ConfigError if the network's stages cannot be run one by one, as ``advance`` does."""
         stage_modules(self.network, self.name)

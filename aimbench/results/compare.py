@@ -186,7 +186,7 @@ def _by_group(one: Floats, other: Floats, group: Any, names: Sequence[str]) -> t
     present = [int(g) for g in np.unique(group)]
     p_values = [_p_value(one[:, group == g], other[:, group == g]) for g in present]
     known = [p for p in p_values if p is not None]
-    adjusted = holm(known).tolist() if len(known) == len(present) else [None] * len(present)
+    adjusted = holm(known).tolist() if known else p_values  # of all groups or of none
     rows = [
         GroupComparison(
             names[g],

@@ -27,7 +27,7 @@ _FIXED = {"warmup_epochs": 0.0, "grad_clip": None, "channels_last": True}
 def rerun_command(record: Record, card: MethodCard | None) -> str | None:
     """Returns the `aimbench run` that has this record's definition, quoted for a shell.
 
-    None where no run made it, or where it cannot (see `lacking` and `beyond_run`).
+    None where no run made it, or where none can (see `obstacle`).
 
     Weights of a file are named as the record names them, by the file's name alone.
 
@@ -36,7 +36,7 @@ def rerun_command(record: Record, card: MethodCard | None) -> str | None:
         card: of its method, which names the settings that a definition leaves out.
     """
     # Nothing was selected of a model as it is, or of predictions made elsewhere.
-    if not record.selected or lacking(record, card) or beyond_run(record):
+    if not record.selected or obstacle(record, card) is not None:
         return None
     dataset = f"{record.dataset.name}@{record.dataset.variant}"
     words = ["aimbench", "run", "--method", record.method.name, "--dataset", dataset]
@@ -59,15 +59,15 @@ def rerun_command(record: Record, card: MethodCard | None) -> str | None:
     return shlex.join(words)
 
 
-def lacking(record: Record, card: MethodCard | None) -> list[str]:
-    """Settings of today's method that the record's code did not have, so that no command makes it again."""
-    settings = card.not_before if card is not None and record.selected else ()
-    return [name for name in settings if name not in record.method.config]
-
-
-def beyond_run(record: Record) -> list[str]:
-    """Training settings of the record that only a plan can give."""
-    return [name for name, value in _FIXED.items() if record.training.get(name, value) != value]
+def obstacle(record: Record, card: MethodCard | None) -> str | None:
+    """Why no `aimbench run` of this version makes the record of a run again, in words; None if one does."""
+    lacking = [name for name in (card.not_before if card is not None else ()) if name not in record.method.config]
+    if lacking:
+        return f"not by this version: revision {record.code.revision} had no {', '.join(lacking)}"
+    planned = [name for name, value in _FIXED.items() if record.training.get(name, value) != value]
+    if planned:
+        return f"by a plan, whose training gives {', '.join(planned)} as above; 'run' has no option for it"
+    return None
 
 
 def _yaml_scalar(value: object) -> str:

@@ -122,17 +122,13 @@ class Run:
         if share().count > 1:
             raise ConfigError(f"'{name}' maps the training images in one process; run it with --devices 1")
         path = self._artifacts / f"{self._phase}-{name}.npy"
-
-        def compute() -> None:
+        if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._engine.selected() as model:
                 rows = [function(model, batch).detach().cpu() for batch in self._engine.maps("train")]
             partial = path.with_suffix(".partial.npy")
             np.save(partial, torch.cat(rows).numpy())
             partial.replace(path)
-
-        if not path.exists():
-            compute()
         return torch.from_numpy(np.load(path))
 
     def finished(self, phase: str) -> None:

@@ -16,7 +16,6 @@ from aimbench.train.api import (
     STAGES,
     Batch,
     Classifier,
-    ConfigError,
     FeaturePyramid,
     Head,
     Loss,
@@ -48,11 +47,8 @@ class AIM(Method):
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The top-down path with its masks and classifiers."""
-        if self.config.objectness and not pyramid.has_energy:
-            raise ConfigError(
-                f"backbone '{pyramid.name}' normalises its last map at every position, so that its energy does not tell"
-                f" where it responds: set objectness=0 for method '{self.name}'"
-            )
+        if self.config.objectness:
+            pyramid.check_energy(f"set objectness=0 for method '{self.name}'")
         standardize = frozen if self.config.standardize is None else self.config.standardize
         return AIMHead(pyramid, num_classes, self.config, standardize=standardize)
 

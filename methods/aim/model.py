@@ -112,7 +112,7 @@ class AIMHead(Head):
         # A bound method, so that the pyramid is not registered twice.
         self._embed_mean = pyramid.embed_mean
         # The backbone's own features go through its embedding and are standardised after pooling, as ERM's are.
-        own = config.features == "backbone"
+        of_backbone = config.features == "backbone"
         self._order = {f"stage{index}": index for index in reversed(self.stages)}  # coarse to fine
         self.topdown = nn.ModuleDict()
         self.classifiers = nn.ModuleDict()
@@ -120,8 +120,8 @@ class AIMHead(Head):
             guided = config.guided and index != STAGES - 1
             stage = TopDownStage(pyramid.channels[index], config, guided=guided, standardize=standardize)
             self.topdown[name] = stage
-            read = pyramid.embed_dim if own else stage.branch.channels
-            self.classifiers[name] = linear_classifier(read, num_classes, standardize=own and standardize)
+            read = pyramid.embed_dim if of_backbone else stage.branch.channels
+            self.classifiers[name] = linear_classifier(read, num_classes, standardize=of_backbone and standardize)
         # Before fusion the stage classifiers never see the fused map, so it has a classifier of its own.
         # A single stage has nothing to fuse.
         fuses = len(self.stages) > 1
