@@ -119,6 +119,7 @@ def test_embeddings_are_what_the_linear_layer_is_given(define: Define, experimen
     define(Embedding)
     trainer = experiment("made_up").trainer()
     trainer.fit()
+    trainer.data.maps("train", (3,))  # computes them, unless another test on the same data has
     maps = np.load(next(Path(trainer.data._features.folder).glob("train.S3.npy")))
     pooled = torch.from_numpy(maps).mean(dim=(2, 3))
     norm = trainer.model.pyramid.network.head.norm  # ConvNeXt norms after pooling
