@@ -202,57 +202,58 @@ def card_command(
     from rich.console import Console
     from rich.markdown import Markdown
 
+    console = Console()
+    if not console.is_terminal:
+        typer.echo(text, nl=False)
+        return
     visible = "\n".join(line for line in text.splitlines() if not line.startswith("<!--"))
-    Console().print(Markdown(visible))
+    console.print(Markdown(visible))
 
 
 @app.command("list")
 def list_command(data: DataRoot = None, cards: Cards = None) -> None:
     """List every dataset variant and which of them are built."""
-    from rich.console import Console
-    from rich.table import Table
-
     from aimbench.cards import list_cards, load_card
+    from aimbench.cli.columns import print_columns
     from aimbench.data.dataset import dataset_folder
     from aimbench.data.manifest import MANIFEST_NAME, read_manifest
 
-    table = Table("dataset", "built", "what it is")
+    rows = []
     for name in list_cards(cards):
         card = load_card(name, cards)
         for variant, entry in card.variants.items():
             folder = dataset_folder(paths.data_root(data), name, variant)
             kind = read_manifest(folder).kind if (folder / MANIFEST_NAME).is_file() else "-"
-            table.add_row(f"{name}@{variant}", kind, entry.summary)
-    Console().print(table)
+            rows.append((f"{name}@{variant}", kind, entry.summary))
+    print_columns(("dataset", "built", "what it is"), rows)
 
 
 def _print_info(opened: "ShardDataset") -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from aimbench.cli.columns import print_columns
 
     manifest = opened.manifest
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
-    console = Console(highlight=False, soft_wrap=True)
     name = f"{opened.name}@{opened.variant}"
-    console.print(f"{name}  kind {manifest.kind}  {size:.1f} MB in {len(manifest.shards)} shards")
-    console.print(f"fingerprint {manifest.fingerprint}")
-    console.print(f"folder {opened.root}", markup=False)
+    typer.echo(f"{name}  kind {manifest.kind}  {size:.1f} MB in {len(manifest.shards)} shards")
+    typer.echo(f"fingerprint {manifest.fingerprint}")
+    typer.echo(f"folder {opened.root}")
     by_group = manifest.groups if len(manifest.groups) <= 8 and manifest.groups != manifest.classes else []
-    table = Table("split", "samples", *by_group)
-    for split, summary in manifest.splits.items():
-        table.add_row(split, str(summary.count), *(str(summary.groups[group]) for group in by_group))
-    console.print(table)
+    rows = [
+        (split, str(summary.count), *(str(summary.groups[group]) for group in by_group))
+        for split, summary in manifest.splits.items()
+    ]
+    print_columns(("split", "samples", *by_group), rows)
     truth = manifest.ground_truth
-    console.print(
+    typer.echo(
         f"{len(manifest.classes)} classes; masks on {truth.share_with_mask:.1%} of samples, mean foreground "
         f"{truth.mean_foreground_share:.1%}, {truth.empty_masks} empty"
     )
     if truth.share_with_boxes is not None:
         mean = "" if truth.mean_box_share is None else f", mean area {truth.mean_box_share:.1%}"
-        console.print(f"boxes on {truth.share_with_boxes:.1%} of samples{mean}")
+        typer.echo(f"boxes on {truth.share_with_boxes:.1%} of samples{mean}")
     traits = [f"{count} images are {trait}; kept as stored" for trait, count in manifest.image_traits.items()]
     for line in (*manifest.source_forms, *manifest.notes, *traits):
-        console.print(f"- {line}", markup=False)
+        typer.echo(f"- {line}")
 
 
 @contextmanager

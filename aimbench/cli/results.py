@@ -186,16 +186,17 @@ def ablation(
     root = results_root(results)
     base = settings_of(method, parse_settings(changes))
     name, variant = split_variant(dataset, None)
-    wanted = {"variant": variant, "method": method, "kind": kind, "backbone": backbone, "selector": selector}
-    runs = find_digests(Store(root), name, wanted)
+    wanted = {"variant": variant, "kind": kind, "backbone": backbone, "selector": selector}
+    runs = find_digests(Store(root), name, {**wanted, "method": method})
     found = [
         (table, lines) for table in make_tables(runs) if len(lines := make_ablations(table, runs, method, *base)) > 1
     ]
     if not found:
-        typer.echo(
-            f"no records in {root / 'records'} of '{method}' differ from these settings in one; "
-            "'aimbench run --set' makes one, a plan with lists of settings makes many",
-            err=True,
+        asked = {"method": method, "--set": " ".join(changes or []) or None, "--dataset": dataset}
+        _say_nothing_matches(
+            root,
+            {**asked, **_as_options(wanted)},
+            "differ from these settings in one; 'run --set' makes one, a plan with lists of settings makes many",
         )
         return
     show_or_write(render_ablations(found, format.value), out)
@@ -298,7 +299,8 @@ def _say_nothing_matches(
     """Says that no record is left; where filters were given, a registry that holds records ends with an error.
 
     Raises:
-        RecordError: naming the filters and, for a dataset or a method, the names that are there.
+        RecordError: naming the filters and, for a dataset or a method that is not there, the nearest names, else what
+            ``lack`` says after its semicolon.
     """
     from aimbench.errors import nearest_names
     from aimbench.results.store import Store
@@ -316,7 +318,8 @@ def _say_nothing_matches(
         named = given.get(option, "").partition("@")[0].split(",")
         hints += [nearest_names(name, there) for name in named if name and name not in there]
     filters = " ".join(f"{option} {value}" for option, value in given.items())
-    raise RecordError("; ".join([f"no records in {store.records} with {filters} {lack.partition(';')[0]}", *hints]))
+    what, _, mend = lack.partition("; ")
+    raise RecordError("; ".join([f"no records in {store.records} with {filters} {what}", *(hints or [mend])]))
 
 
 def split_variant(dataset: str | None, variant: str | None) -> tuple[str | None, str | None]:

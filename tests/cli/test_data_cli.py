@@ -34,15 +34,17 @@ def test_build_verify_info_preview_of_a_mini(data: Path, tmp_path: Path, monkeyp
     assert "built in" in built
     assert "already built" in invoke("build", "cub@mini", "--data", str(data), "--workers", "1")
     assert "70 samples in 3 shards are whole" in invoke("verify", "cub@mini", "--data", str(data))
-    assert "20" in invoke("info", "cub@mini", "--data", str(data))
+    lines = invoke("info", "cub@mini", "--data", str(data)).splitlines()  # into a pipe: one line a row, unwrapped
+    assert "split\tsamples" in lines
+    assert "test\t20" in lines
     picture = tmp_path / "sheet.png"
     invoke("preview", "cub@mini", "--data", str(data), "--rows", "2", "--out", str(picture))
     with Image.open(picture) as sheet:
         assert sheet.format == "PNG"
     listed = invoke("list", "--data", str(data))
-    assert "cub@mini" in listed
-    assert "travelingbirds@official" in listed
-    assert "imagenet100@kaggle" in listed
+    rows = dict(line.split("\t")[:2] for line in listed.splitlines())
+    assert rows["cub@mini"] == "mini"
+    assert rows["travelingbirds@official"] == rows["imagenet100@kaggle"] == "-"
 
 
 def test_export_and_fetch_of_a_mini(data: Path, tmp_path: Path) -> None:
@@ -74,7 +76,9 @@ def test_fetch_says_what_it_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
         invoke("fetch", "waterbirds@100", "--raw", str(tmp_path))
 
 
-def test_card(data: Path) -> None:
+def test_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invoke("card", "waterbirds") == invoke("card", "waterbirds", "--markdown")  # a pipe gets the text itself
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
     assert "Known defects" in invoke("card", "waterbirds")
     assert invoke("card", "cub", "--markdown").startswith("# CUB-200-2011")
 

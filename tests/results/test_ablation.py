@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from aimbench.cli.defaults import settings_of
 from aimbench.cli.results import app
+from aimbench.errors import RecordError
 from aimbench.record import without_later
 from aimbench.results.store import Store
 
@@ -44,7 +46,8 @@ def store(tmp_path, make_record, make_metrics):
 
 def ablation(store, *words):
     result = CliRunner().invoke(app, ["ablation", "aim", "--results", str(store.root), *words])
-    assert result.exit_code == 0, result.output
+    if result.exception:
+        raise result.exception
     return result
 
 
@@ -78,5 +81,9 @@ def test_other_formats_hold_the_same_lines(store):
 
 
 def test_without_a_base_or_a_change_it_says_what_would_make_one(store):
-    assert "a plan with lists of settings" in ablation(store, "--set", "pool=all").stderr
-    assert "a plan with lists of settings" in ablation(store, "--dataset", "cub").stderr
+    with pytest.raises(RecordError, match=r"with method aim --set pool=all differ.*; .*a plan with lists of settings"):
+        ablation(store, "--set", "pool=all")
+    with pytest.raises(RecordError, match=r"--dataset wterbirds differ.*; did you mean 'waterbirds'"):
+        ablation(store, "--dataset", "wterbirds")
+    shutil.rmtree(store.records)
+    assert "a plan with lists of settings" in ablation(store).stderr
