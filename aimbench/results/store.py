@@ -144,8 +144,9 @@ class Store:
         return self.read(matches[0])
 
     def exists(self, record_id: str) -> bool:
-        """Returns whether a record with exactly this id is stored; does not read it."""
-        return any(path.stem == record_id for path in self._matches(record_id))
+        """Returns whether a record with exactly this id is stored; reads neither it nor the names of all others."""
+        file = f"{_checked_prefix(record_id)}.json"
+        return any((folder / file).is_file() for folder in self.records.glob("*/"))
 
     def find(
         self,
@@ -193,9 +194,7 @@ class Store:
         return self.records / dataset
 
     def _matches(self, prefix: str) -> list[Path]:
-        if not _ID_PREFIX.fullmatch(prefix):
-            raise RecordError(f"record id '{prefix}' is not allowed: it looks like 'aim-0123456789ab'")
-        return sorted(self.records.glob(f"*/{glob.escape(prefix)}*.json"))
+        return sorted(self.records.glob(f"*/{glob.escape(_checked_prefix(prefix))}*.json"))
 
 
 def _not_writable(folder: Path, error: OSError) -> RecordError:
@@ -206,9 +205,17 @@ def _not_writable(folder: Path, error: OSError) -> RecordError:
 
 
 def _checked_id(record_id: str) -> str:
-    if not _RECORD_ID.fullmatch(record_id):
-        raise RecordError(f"record id '{record_id}' is not allowed: it looks like 'aim-0123456789ab'")
-    return record_id
+    return _checked(record_id, _RECORD_ID)
+
+
+def _checked_prefix(prefix: str) -> str:
+    return _checked(prefix, _ID_PREFIX)
+
+
+def _checked(name: str, allowed: re.Pattern[str]) -> str:
+    if not allowed.fullmatch(name):
+        raise RecordError(f"record id '{name}' is not allowed: it looks like 'aim-0123456789ab'")
+    return name
 
 
 def _check_file_name(name: str, record_id: str) -> None:
