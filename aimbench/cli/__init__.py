@@ -1,6 +1,7 @@
 """The command line: words in, calls out. Nothing heavy is imported before a command needs it."""
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -31,14 +32,22 @@ app.add_typer(results.app, name="results")
 
 
 def main() -> None:
-    """Runs the command line; an error that a user can act on is one line and exit status 2."""
+    """Runs the command line; an error that a user can act on, ours or of a file, is one line and exit status 2."""
     try:
         app()
     except AimbenchError as error:
-        from rich.console import Console
-        from rich.markup import escape
-
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _end(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _end(f"{error.filename}: {error.strerror}; make it readable and writable, or name another place")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end(message: str) -> NoReturn:
+    from rich.console import Console
+    from rich.markup import escape
+
+    Console(stderr=True).print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(2)

@@ -56,7 +56,7 @@ def build_command(
             progress=progress,
         )
     if not report.built:
-        typer.echo("already built from the same raw data; --force builds it again")
+        typer.echo("already built, from raw files of the same names and sizes; --force builds it again")
     _print_info(report.dataset)
     if report.built:
         typer.echo(f"built in {report.seconds:.1f} s")
@@ -251,9 +251,14 @@ def _print_info(opened: "ShardDataset") -> None:
     if truth.share_with_boxes is not None:
         mean = "" if truth.mean_box_share is None else f", mean area {truth.mean_box_share:.1%}"
         typer.echo(f"boxes on {truth.share_with_boxes:.1%} of samples{mean}")
-    traits = [f"{count} images are {trait}; kept as stored" for trait, count in manifest.image_traits.items()]
+    traits = [_trait(trait, count) for trait, count in manifest.image_traits.items()]
     for line in (*manifest.source_forms, *manifest.notes, *traits):
         typer.echo(f"- {line}")
+
+
+def _trait(trait: str, count: int) -> str:
+    of_boxes = trait.startswith("box")
+    return f"{count} images: {trait}" if of_boxes else f"{count} images are {trait}; kept as stored"
 
 
 @contextmanager

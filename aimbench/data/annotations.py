@@ -1,6 +1,7 @@
 """Reads object boxes as ImageNet ships them: VOC XML files, or ``LOC_*_solution.csv``."""
 
 import csv
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
@@ -50,7 +51,7 @@ def read_voc_boxes(path: Path, name: str = "") -> VocBoxes:
         )
     except ValueError as error:
         raise _no_voc(path, error) from None
-    if min(size) < 1:
+    if not all(math.isfinite(side) and side >= 1 for side in size):
         raise DataError(f"annotation {path} states a size of {size[0]:g}x{size[1]:g}; get the official archive")
     return VocBoxes(tuple((b[0], b[1], b[2], b[3]) for b in boxes), int(size[0]), int(size[1]))
 

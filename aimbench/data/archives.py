@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -91,7 +92,7 @@ def unpack(archive: Path, target: Path, only: list[str] | None = None) -> None:
             _unpack_zip(archive, target, only or [])
         else:
             _unpack_tar(archive, target, only or [])
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, tarfile.TarError):
             raise
         raise _corrupt(archive, error) from None
@@ -119,7 +120,7 @@ def unpack_nested(archive: Path, target: Path, wanted: Iterable[str]) -> None:
                     raise DataError(f"archive {archive}: member '{info.name}' is no tar; get the official archive")
                 if not lacking or stem(name) in lacking:
                     unpack_into(target / stem(name), partial(_unpack_inner, outer, info))
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, zlib.error, EOFError) as error:
         raise _corrupt(archive, error) from None
 
 
@@ -178,7 +179,7 @@ def _unsafe(archive: Path, name: str) -> DataError:
 
 
 def _corrupt(archive: Path, error: Exception) -> DataError:
-    return DataError(f"archive {archive} is truncated or corrupt ({error}); download it again")
+    return DataError(f"archive {archive} is truncated or corrupt ({error}); remove it and download it again")
 
 
 def check_archive(archive: Path, source: Archive) -> str:
@@ -191,8 +192,21 @@ def check_archive(archive: Path, source: Archive) -> str:
         with archive.open("rb") as file:
             found = hashlib.file_digest(file, algorithm).hexdigest()
         if expected is not None and found != expected:
-            raise DataError(f"archive {archive}: {algorithm} is {found}, the card says {expected}; download it again")
+            raise DataError(
+                f"archive {archive}: {algorithm} is {found}, the card says {expected}; remove it and download it again"
+            )
     return found
+
+
+def check_is_archive(path: Path, name: str) -> None:
+    """Refuses what is no archive though its name says so, such as the page of a host that knows the file no more.
+
+    Raises:
+        DataError: If ``path`` is neither a tar nor a zip file.
+    """
+    if name.endswith(SUFFIXES) and not (tarfile.is_tarfile(path) or zipfile.is_zipfile(path)):
+        with path.open("rb") as file:
+            raise DataError(f"what came is no archive (it begins with {file.read(40)!r})")
 
 
 def _expected(source: Archive) -> Iterator[tuple[str, str | None]]:

@@ -1,7 +1,6 @@
 """Writes the shards, the index and the manifest of a plan; a killed build goes on behind its last finished shard."""
 
 import itertools
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -14,9 +13,10 @@ from aimbench.data.layouts import Plan
 from aimbench.data.manifest import INDEX_NAME, MANIFEST_NAME, IndexInfo, Manifest, sha256_of
 from aimbench.data.rendering import rendered
 from aimbench.data.samples import Recipe
-from aimbench.data.shard_index import join_parts
+from aimbench.data.shard_index import Joined, join_parts
 from aimbench.data.shards import ShardWriter, finished_keys
 from aimbench.errors import DataError
+from aimbench.machine import usable_cores
 from aimbench.record import Kind
 
 Progress = Callable[[int, int], None]
@@ -65,7 +65,7 @@ def assemble(target: Path, job: Job, workers: int | None, progress: Progress | N
     check_plan(job.card, job.plan)
     parts = target / _PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    workers = min(workers or len(os.sched_getaffinity(0)), len(job.plan.recipes))
+    workers = min(workers or usable_cores(), len(job.plan.recipes))
     done, total = 0, len(job.plan.recipes)
     for split in job.card.splits:
         done = _write_split(target, job, split, workers, done, total, progress)
@@ -101,7 +101,9 @@ def _check_recipe(card: Card, plan: Plan, recipe: Recipe) -> None:
     if recipe.split not in card.splits:
         raise DataError(f"{where}: the card of {card.name} has no split '{recipe.split}'; add it to its splits")
     if not recipe.key or not recipe.key.isprintable() or any(sign in recipe.key for sign in "./\\"):
-        raise DataError(f"{where}: its name is empty or holds a dot, a slash or a control sign; rename {recipe.source}")
+        raise DataError(
+            f"{where}: its name is empty or holds a dot, a slash or an unprintable sign; rename {recipe.source!a}"
+        )
     for what, value, names in (("label", recipe.label, plan.classes), ("group", recipe.group, plan.groups)):
         if not 0 <= value < len(names):
             plural = "classes" if what == "label" else "groups"
@@ -136,9 +138,24 @@ def _write_split(
     return done
 
 
+def _empty_masks(joined: Joined) -> list[str]:
+    """A note where most masks are empty.
+
+    Raises:
+        DataError: If all are, which no measure of where a network looks survives.
+    """
+    truth = joined.ground_truth
+    masks = joined.masks
+    mend = "a mask is foreground above mask_threshold * 255, so that masks of 0 and 1 need mask_threshold: 0.002"
+    if masks and truth.empty_masks == masks:
+        raise DataError(f"all {masks} masks are empty; {mend}")
+    return [f"{truth.empty_masks} of {masks} masks are empty; {mend}"] if 2 * truth.empty_masks > masks else []
+
+
 def _finish(target: Path, parts: Path, job: Job) -> Manifest:
     """Writes index, further files and manifest."""
     joined = join_parts(parts, target / INDEX_NAME)
+    empty = _empty_masks(joined)
     order = {split: i for i, split in enumerate(job.card.splits)}
     for file, content in job.plan.files.items():
         (target / file).write_bytes(content)
@@ -161,7 +178,7 @@ def _finish(target: Path, parts: Path, job: Job) -> Manifest:
         synthesis=job.synthesis,
         files={file: sha256_of(target / file) for file in job.plan.files},
         source_forms=job.forms,
-        notes=[*job.plan.notes, *job.plan.lacking],
+        notes=[*job.plan.notes, *job.plan.lacking, *empty],
     )
     (target / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest

@@ -95,10 +95,18 @@ def build(
 
 def _scratch(folder: Path) -> Path:
     """A temporary folder beside the dataset's; those that a killed build left are removed."""
-    prefix = f".synthetic-{folder.name}-"
+    prefix = _beside(folder, "synthetic")
     for left in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+
+
+def _beside(folder: Path, what: str) -> str:
+    """Prefix of a variant's own hidden folders.
+
+    A dot ends it, which no variant's name holds: ``95`` and ``95-regenerated`` may be built at once.
+    """
+    return f".{what}-{folder.name}."
 
 
 def _job(raw: RawFolder, card: Card, variant_name: str, seed: int, partial: bool) -> Job:
@@ -120,7 +128,7 @@ def _stands(folder: Path, job: Job) -> bool:
     Raises:
         DataError: If another build is there, unless it is a mini that other settings synthesised.
     """
-    if not folder.exists():
+    if not folder.exists() or not any(folder.iterdir()):
         return False
     manifest = read_manifest(folder)
     if (manifest.plan, manifest.synthesis) != (job.plan_hash, job.synthesis):
@@ -138,8 +146,9 @@ def _build_into(folder: Path, job: Job, force: bool, workers: int | None, progre
 
     A folder without this name is never taken for a whole build.
     """
-    target = folder.parent / f".building-{folder.name}-{job.plan_hash[:16]}"
-    for left in folder.parent.glob(f".building-{folder.name}-*"):
+    prefix = _beside(folder, "building")
+    target = folder.parent / f"{prefix}{job.plan_hash[:16]}"
+    for left in folder.parent.glob(f"{prefix}*"):
         if force or left != target:
             shutil.rmtree(left, ignore_errors=True)
     try:
@@ -150,7 +159,7 @@ def _build_into(folder: Path, job: Job, force: bool, workers: int | None, progre
         # What is wrong must be mended first, and then the plan is another one; only a kill is resumed.
         shutil.rmtree(target, ignore_errors=True)
         raise
-    replaced = folder.parent / f".replaced-{folder.name}"
+    replaced = folder.parent / f"{_beside(folder, 'replaced')}old"
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)

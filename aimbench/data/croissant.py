@@ -70,7 +70,7 @@ def write_croissant(folder: Path, card: Card, manifest: Manifest) -> Path:
 
 
 def croissant(card: Card, manifest: Manifest) -> dict[str, Any]:
-    """Returns the Croissant description: shards, images, masks, and the index as records.
+    """Returns the Croissant description: the shards, and the index as records.
 
     Args:
         card: Of the dataset.

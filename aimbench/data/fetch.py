@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock
 
 from aimbench.cards import Card, Source
-from aimbench.data.archives import check_archive
-from aimbench.data.raw import RawFolder
+from aimbench.data.archives import check_archive, check_is_archive
+from aimbench.data.raw import HUB_NOTE, RawFolder
 from aimbench.errors import DataError
 
 Report = Callable[[str], None]
@@ -176,6 +176,8 @@ def _fetch_from(address: str, source: Source, raw: Path, report: Report, progres
         pause *= 2
     try:
         digest = check_archive(part, source)
+        if not (source.md5 or source.sha256):
+            check_is_archive(part, source.archive)
     except DataError as error:
         _forget(part)
         raise _NotThisOne(str(error)) from None
@@ -286,10 +288,17 @@ def _fetch_hub(source: Source, raw: Path, failures: list[str]) -> Path:
     if target.is_dir() and not part.exists():
         target.rename(part)  # it lacks something, else nothing would be fetched
     try:
+        commit = huggingface_hub.dataset_info(source.hub, revision=source.revision).sha
+        note = f"{source.hub} at {commit}"
+        # What another commit called otherwise would stay beside the files of this one.
+        if part.is_dir() and (not (part / HUB_NOTE).is_file() or (part / HUB_NOTE).read_text("utf-8") != note):
+            shutil.rmtree(part)
+        part.mkdir(exist_ok=True)
+        (part / HUB_NOTE).write_text(note, "utf-8")
         huggingface_hub.snapshot_download(
             source.hub,
             repo_type="dataset",
-            revision=source.revision,
+            revision=commit,
             local_dir=part,
             allow_patterns=[f"{prefix}*.{suffix}" for prefix in source.only or [""] for suffix in _TABLES],
         )

@@ -24,6 +24,7 @@ from aimbench.data.memory import DecodedCache
 from aimbench.data.sharing import WHOLE, Share
 from aimbench.data.transforms import Transform, TransformConfig
 from aimbench.errors import DataError
+from aimbench.machine import usable_cores
 
 Request = tuple[int, int]  # position in the split, seed of its augmentation
 
@@ -212,7 +213,7 @@ def cpu_split(workers: int | None, *, on_gpu: bool, processes: int = 1) -> tuple
     Returns:
         ``(threads, workers)`` of each trainer.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    cores = usable_cores()
     # A SLURM cluster that binds no processes to cores lets a job see the whole node.
     cores = min(cores, int(os.environ.get("SLURM_CPUS_ON_NODE", cores)))
     cores = max(1, cores // processes)

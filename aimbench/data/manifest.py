@@ -98,7 +98,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{folder} has no {MANIFEST_NAME}, so it is no whole build; build it again") from None
+        raise DataError(
+            f"{folder} has no {MANIFEST_NAME}, so it is no whole build; build it again with --force"
+        ) from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"

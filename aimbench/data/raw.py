@@ -11,6 +11,9 @@ from aimbench.data.archives import SUFFIXES, check_archive, is_inside, stem, unp
 from aimbench.data.dataset import missing_sources
 from aimbench.errors import DataError
 
+HUB_NOTE = "fetched-from.txt"
+"""File in a folder fetched from the Hugging Face hub: dataset and commit."""
+
 
 @dataclass
 class RawFolder:
@@ -52,7 +55,9 @@ class RawFolder:
         source = card.sources[name]
         folder = self._folder(source)
         if folder is not None:
-            self._note(f"{name}: folder {folder.relative_to(self.root).as_posix()}")
+            of_hub = folder / HUB_NOTE
+            origin = f", {of_hub.read_text('utf-8')[:200]}" if of_hub.is_file() else ""
+            self._note(f"{name}: folder {folder.relative_to(self.root).as_posix()}{origin}")
             return folder
         parts = self._parts(source)
         if parts is not None:

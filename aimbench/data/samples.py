@@ -5,6 +5,7 @@ A recipe is plain data, so that a pool of processes can render them.
 
 import io
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,8 @@ def _read(image: Path | Cell, where: str) -> bytes:
         data = image.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{where}: {image} is missing; unpack its archive again") from None
+    except OSError as error:
+        raise DataError(f"{where}: {image} can't be read ({error.strerror}); mend or remove it") from None
     if not data:
         raise DataError(f"{where}: {image} is empty (0 bytes); unpack its archive again or remove the file")
     return data
@@ -299,6 +302,8 @@ def _boxes(recipe: Recipe, width: int, height: int, where: str) -> tuple[list[Bo
                 (round(x0 * x_scale, 2), round(y0 * y_scale, 2), round(x1 * x_scale, 2), round(y1 * y_scale, 2))
                 for x0, y0, x1, y1 in found
             )
+    if not all(math.isfinite(side) for box in found for side in box):
+        raise DataError(f"{where}: a box among {found} has a side that is no number; mend the annotation")
     if not recipe.loose_boxes:
         return [_clip(box, width, height, where) for box in found], ()
     kept, oddities = [], dict[str, None]()

@@ -51,6 +51,11 @@ class Joined:
         )
 
     @property
+    def masks(self) -> int:
+        """Number of samples that have a mask."""
+        return self._masks
+
+    @property
     def traits(self) -> dict[str, int]:
         """Number of images whose files are odd, by trait."""
         return dict(sorted(self._traits.items()))

@@ -19,6 +19,7 @@ import torch
 from submitit.core.utils import FailedJobError
 
 from aimbench.errors import ConfigError
+from aimbench.machine import usable_cores
 from aimbench.sweep.jobs import Job, Planner
 from aimbench.sweep.worker import Board, Share, Worker, run_jobs
 
@@ -237,7 +238,7 @@ def make_executor(
     workers = workers or max(1, torch.cuda.device_count())
     if not hasattr(os, "sched_setaffinity"):
         raise ConfigError("this system can't keep a process on its own cores; use --executor inline")
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if workers > cores:
         raise ConfigError(f"--workers {workers}: this process may use {cores} cores, and a worker needs one of its own")
     return Local(workers, logs)

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from submitit.helpers import DelayedSubmission
 
 from aimbench.errors import AimbenchError
+from aimbench.machine import is_alive
 from aimbench.results.store import Store
 from aimbench.sweep.jobs import Job
 from aimbench.train.experiment import Experiment
@@ -84,13 +85,7 @@ class Share:
     @property
     def is_orphan(self) -> bool:
         """Whether the sweep that started this worker is gone."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.parent, 0)
-        except ProcessLookupError:
-            return True
-        return False
+        return self.host == socket.gethostname() and not is_alive(self.parent)
 
 
 class Worker:

@@ -7,6 +7,7 @@ the transform, so that features are never taken for those of something else.
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from aimbench.data.dataset import SplitIndex
 from aimbench.data.loader import ImageSource
 from aimbench.data.sharing import WHOLE, Share
 from aimbench.data.transforms import TransformConfig
+from aimbench.errors import DataError
+from aimbench.machine import is_alive
 from aimbench.models.backbones import EMBEDDING, STAGES, FeaturePyramid
 from aimbench.models.weights import parameters_hash
 
@@ -63,9 +66,32 @@ class FeatureCache:
         device: torch.device,
         on_progress: Callable[[int], None],
     ) -> None:
-        """Computes the named arrays of ``split`` in one pass over ``source`` (which must not augment)."""
+        """Computes the named arrays of ``split`` in one pass over ``source`` (which must not augment).
+
+        Raises:
+            DataError: If the disk has no room for them.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "key.json").write_text(json.dumps(self._key, indent=1))
+        self._remove_left()
+        try:
+            self._fill(split, names, pyramid, source, device, on_progress)
+        except BaseException:
+            for name in names:
+                self._partial(split, name).unlink(missing_ok=True)
+            raise
+        for name in names:
+            self._partial(split, name).replace(self._path(split, name))
+
+    def _fill(
+        self,
+        split: str,
+        names: list[str],
+        pyramid: FeaturePyramid,
+        source: ImageSource,
+        device: torch.device,
+        on_progress: Callable[[int], None],
+    ) -> None:
         order = np.arange(len(source))
         arrays: dict[str, npt.NDArray[np.generic]] = {}
         reads_pixels = any(name != REGION for name in names)
@@ -75,20 +101,39 @@ class FeatureCache:
             for batch in source.epoch(order, seed=0):
                 image = batch.image.to(device).contiguous(memory_format=torch.channels_last)
                 features = pyramid(image) if reads_pixels else []
-                for name in names:
-                    block = _array(name, features, pyramid, batch).cpu().numpy()
-                    if name not in arrays:
-                        arrays[name] = np.lib.format.open_memmap(
-                            self._partial(split, name),
-                            mode="w+",
-                            dtype=block.dtype,
-                            shape=(len(source), *block.shape[1:]),
-                        )
+                blocks = {name: _array(name, features, pyramid, batch).cpu().numpy() for name in names}
+                if not arrays:
+                    arrays = self._open(split, blocks, len(source))
+                for name, block in blocks.items():
                     arrays[name][batch.index.numpy()] = block
                 on_progress(len(batch))
-        for name, array in arrays.items():
+        for array in arrays.values():
             array.flush()  # type: ignore[attr-defined]
-            self._partial(split, name).replace(self._path(split, name))
+
+    def _open(
+        self, split: str, blocks: dict[str, npt.NDArray[np.generic]], size: int
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Empty arrays of ``size`` rows like those of ``blocks``."""
+        needed = sum(size * block.nbytes // len(block) for block in blocks.values())
+        free = shutil.disk_usage(self.folder).free
+        # A map into a file has no other way to say that the disk is full than to end the process.
+        if needed > free:
+            raise DataError(
+                f"{self.folder} has {free / 1e9:.1f} GB free, the backbone's features of split {split} need "
+                f"{needed / 1e9:.1f} GB; make room, or name another folder with --data"
+            )
+        return {
+            name: np.lib.format.open_memmap(
+                self._partial(split, name), mode="w+", dtype=block.dtype, shape=(size, *block.shape[1:])
+            )
+            for name, block in blocks.items()
+        }
+
+    def _remove_left(self) -> None:
+        """Removes what processes of this machine began that were killed."""
+        for path in self.folder.glob(f"*.{socket.gethostname()}-*.partial"):
+            if not is_alive(int(path.stem.rpartition("-")[2])):
+                path.unlink(missing_ok=True)
 
     def embed(self, split: str, pyramid: FeaturePyramid, device: torch.device) -> bool:
         """Computes the embedding of ``split`` from the map on disk that it is made of; False if there is none."""

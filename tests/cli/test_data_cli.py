@@ -93,6 +93,16 @@ def test_errors_come_as_our_own(data: Path, tmp_path: Path, monkeypatch: pytest.
         invoke("preview", "cub@mini", "--data", str(data), "--out", str(tmp_path / "no" / "folder.png"))
 
 
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "aimbench", "data", "build", "cub@mini", "--data", str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"{tmp_path / 'file'}" in done.stderr
+    assert "name another place" in done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from aimbench.cli import data; "

@@ -112,6 +112,8 @@ def test_csv_with_a_group_column_or_classes_as_groups(tmp_path: Path) -> None:
         ("file", "pictures/cat 0.png", r"two samples of test have the name pictures__cat 0: pictures/cat 0\.png and"),
         ("x0", "one", "line 4: x0, y0, x1, y1 are not four numbers"),
         ("x0", "100", "lies outside its 40x30 image"),
+        ("x0", "nan", "test sample .*: a box .* has a side that is no number"),
+        ("file", "pictures", r"pictures can't be read \(Is a directory\)"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, column: str, value: str, expected: str) -> None:
@@ -146,6 +148,32 @@ def test_groups_that_follow_from_nothing(tmp_path: Path) -> None:
         build_mine(tmp_path, "csv", {**CSV_OPTIONS, "place": None})
     with pytest.raises(CardError, match=r"classes x places \(2 x 2\)"):
         build_mine(tmp_path, "csv", CSV_OPTIONS, groups=GROUPS[:3])
+
+
+def test_places_of_no_stated_order_name_no_groups(tmp_path: Path) -> None:
+    write_csv(tmp_path)
+    with pytest.raises(CardError, match=r"list options\.places in the order .*\(found: inside, outside\)"):
+        build_mine(tmp_path, "csv", {**CSV_OPTIONS, "places": []})
+    write_csv(tmp_path, lambda rows: [row.update(where=str(9 + i % 2)) for i, row in enumerate(rows)])
+    dataset = build_mine(tmp_path, "csv", {**CSV_OPTIONS, "places": []}, groups="classes")
+    assert dataset.manifest.places == ["9", "10"]
+
+
+@pytest.mark.parametrize(("kept", "noted"), [(11, False), (5, True), (0, None)])
+def test_masks_that_are_empty(tmp_path: Path, kept: int, noted: bool | None) -> None:
+    write_csv(tmp_path)
+    masks = sorted((tmp_path / "raw" / "mine" / "masks").iterdir())
+    assert len(masks) == 11
+    for path in masks[kept:]:
+        Image.fromarray(np.ones((30, 40), dtype=np.uint8)).save(path)  # of 0 and 1, as segmentations often are
+    if noted is None:
+        with pytest.raises(DataError, match=r"all 11 masks are empty; .* need mask_threshold: 0\.002"):
+            build_mine(tmp_path, "csv", CSV_OPTIONS)
+        dataset = build_mine(tmp_path, "csv", {**CSV_OPTIONS, "mask_threshold": 0.002})
+        assert dataset.manifest.ground_truth.empty_masks == 0
+    else:
+        notes = build_mine(tmp_path, "csv", CSV_OPTIONS).manifest.notes
+        assert [note for note in notes if "6 of 11 masks are empty" in note] == notes[: int(noted)]
 
 
 # Hugging Face --------------------------------------------------------------------------------------------------------
@@ -234,6 +262,16 @@ def test_hugging_face_folder(tmp_path: Path, form: str) -> None:
             assert item.mask is not None
             assert decode_mask(item.mask, key).max() == (255 if (int(key[1:]) - 10) % 2 else 0)
     assert dataset.manifest.places == ["inside", "outside"]
+
+
+def test_hugging_face_rows_without_a_mask(tmp_path: Path) -> None:
+    made = tables()
+    for split in made:
+        made[split] = made[split].map(lambda row: {"mask": None if row["where"] else row["mask"]})
+    made.save_to_disk(tmp_path / "raw" / "mine")
+    train = build_mine(tmp_path, "huggingface", HF_OPTIONS).split("train")
+    for i in range(len(train)):
+        assert (train.read(i).mask is None) == (train.place[i] == 1)
 
 
 def test_several_processes_share_the_tables(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 import hashlib
 import http.server
+import io
 import json
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +18,18 @@ from tiny_tree import write_card
 from aimbench.cards import Card, load_card
 from aimbench.data import fetch as fetching
 from aimbench.data.fetch import check_space, fetch, offers
+from aimbench.data.raw import HUB_NOTE, RawFolder
 from aimbench.errors import DataError
 
-CONTENT = bytes(range(256)) * 4000
+
+def zip_of(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("images/all", content)
+    return buffer.getvalue()
+
+
+CONTENT = zip_of(bytes(range(256)) * 4000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -287,6 +299,13 @@ def test_md5_is_enforced_too(server: Server, tmp_path: Path) -> None:
         Fetched().run(make_card(tmp_path, [server.url("good")], None, md5="0" * 32), tmp_path / "b")
 
 
+def test_a_page_in_place_of_an_archive_is_refused(server: Server, tmp_path: Path) -> None:
+    server.content = b"<!DOCTYPE html><title>The file has moved</title>"
+    with pytest.raises(DataError, match=r"no archive \(it begins with b'<!DOCTYPE html>"):
+        Fetched().run(make_card(tmp_path, [server.url("good")], None), tmp_path / "raw")
+    assert [path.name for path in (tmp_path / "raw").iterdir() if not path.name.startswith(".")] == []
+
+
 def test_without_a_checksum_the_digest_is_told(server: Server, tmp_path: Path) -> None:
     fetched = Fetched()
     fetched.run(make_card(tmp_path, [server.url("good")], None), tmp_path / "raw")
@@ -306,12 +325,16 @@ def test_hub_is_the_last_resort(server: Server, tmp_path: Path, monkeypatch: pyt
         (options["local_dir"] / "0.parquet").parent.mkdir(parents=True, exist_ok=True)
         (options["local_dir"] / "0.parquet").touch()
 
+    commits = {"v1": "c0ffee"}
+    monkeypatch.setattr(
+        "huggingface_hub.dataset_info", lambda name, revision: SimpleNamespace(sha=commits[revision]), raising=False
+    )
     monkeypatch.setattr("huggingface_hub.snapshot_download", download, raising=False)
     card = make_card(tmp_path, [server.url("404")], None, hub="someone/mine", revision="v1", only=["small/"])
     assert Fetched().run(card, tmp_path / "raw") == tmp_path / "raw" / "mine"
     assert (tmp_path / "raw" / "mine" / "0.parquet").is_file()
     ((name, options),) = calls
-    assert (name, options["repo_type"], options["revision"]) == ("someone/mine", "dataset", "v1")
+    assert (name, options["repo_type"], options["revision"]) == ("someone/mine", "dataset", "c0ffee")
     assert options["local_dir"] == tmp_path / "raw" / "mine.part"
     assert options["allow_patterns"] == ["small/*.parquet", "small/*.arrow", "small/*.json"]
 
@@ -332,4 +355,10 @@ def test_hub_is_the_last_resort(server: Server, tmp_path: Path, monkeypatch: pyt
     (offer,) = offers(card, ["images"], tmp_path / "raw3", lambda line: None)
     assert not offer.there
     monkeypatch.setattr("huggingface_hub.snapshot_download", download, raising=False)
-    assert (Fetched().run(card, tmp_path / "raw3") / "0.parquet").is_file()
+    (tmp_path / "raw3" / "mine.part" / "of-c0ffee.parquet").touch()
+    commits["v1"] = "decaf"  # moved on between the two attempts
+    folder = Fetched().run(card, tmp_path / "raw3")
+    assert sorted(path.name for path in folder.iterdir()) == ["0.parquet", HUB_NOTE]
+    raw = RawFolder(tmp_path / "raw3", tmp_path / "cache")
+    assert raw.open(card, "images") == folder
+    assert raw.forms == ["images: folder mine, someone/mine at decaf"]

@@ -124,8 +124,16 @@ def test_names_with_spaces_letters_of_all_kinds_and_dots(tree: Path, tmp_path: P
 
 def test_control_signs_in_a_name_are_refused(tree: Path, tmp_path: Path) -> None:
     write_image(tree / "mine" / "val" / "cat" / "a\nb.JPEG", 100)
-    with pytest.raises(DataError, match="control sign; rename"):
+    with pytest.raises(DataError, match=r"unprintable sign; rename .*a\\nb\.JPEG"):
         build_mine(tree, tmp_path)
+
+
+def test_what_is_left_out_of_class_folders_is_said(tree: Path, tmp_path: Path) -> None:
+    write_image(tree / "mine" / "train" / "cat" / "more" / "deep.JPEG", 100)
+    (tree / "mine" / "val" / "dog" / "notes.txt").touch()
+    (tree / "mine" / "val" / "dog" / ".hidden").touch()
+    notes = build_mine(tree, tmp_path).manifest.notes
+    assert notes[1:] == ["not taken for images in class folders: 2 files or folders, the first train/cat/more"]
 
 
 def test_empty_file_is_named(tree: Path, tmp_path: Path) -> None:
@@ -223,6 +231,7 @@ def test_voc_boxes_are_scaled_to_the_stored_image(tmp_path: Path) -> None:
         ("<annotation>", "is not a VOC file"),
         ("<annotation></annotation>", "no size/width"),
         (voc(WOOF[0], [(0, 0, 1, 1)], size=(0, 0)), "states a size of 0x0"),
+        (voc(WOOF[0], []).replace("<width>40", "<width>nan"), "states a size of nanx30"),
         ('<!DOCTYPE a [<!ENTITY x "xx">]><annotation>&x;</annotation>', "has a DOCTYPE"),
     ],
 )

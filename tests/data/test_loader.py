@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_raw import write_cub
 from torch import Tensor
 
-from aimbench.data import loader
+from aimbench import machine
 from aimbench.data.batch import Batch
 from aimbench.data.build import build
 from aimbench.data.dataset import Item, ShardDataset, SplitIndex
@@ -392,5 +392,8 @@ def test_the_device_takes_the_crops_of_the_seed(workers: int, kept: bool, split:
 def test_threads_and_workers_never_exceed_the_cores(
     cores: int, workers: int | None, on_gpu: bool, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert cpu_split(workers, on_gpu=on_gpu) == expected
+    monkeypatch.delattr(machine.os, "sched_getaffinity")  # a Mac has none
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: cores)
     assert cpu_split(workers, on_gpu=on_gpu) == expected

@@ -83,6 +83,21 @@ def test_truncated_archives(tmp_path: Path, suffix: str) -> None:
         unpack(archive, tmp_path / "t")
 
 
+def test_packed_bytes_that_are_damaged(tmp_path: Path) -> None:
+    archive, refused = tmp_path / "a.zip", 0
+    generator = random.Random(0)
+    content = " ".join(str(generator.randrange(1000)) for _ in range(20_000)).encode()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("a.txt", content)
+    whole = archive.read_bytes()
+    for start in range(1000, len(whole) - 1000, len(whole) // 20):  # a few of them break the stream, the rest its sum
+        archive.write_bytes(whole[:start] + bytes(64) + whole[start + 64 :])
+        with pytest.raises(DataError, match=r"corrupt .*; remove it and download it again"):
+            unpack(archive, tmp_path)
+        refused += 1
+    assert refused > 15
+
+
 def several(path: Path, count: int = 30) -> bytes:
     """Writes a tar of ``count`` members of 512 + 3072 bytes each."""
     generator = random.Random(0)

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -78,6 +79,17 @@ def test_finished_shard_that_was_damaged_is_made_again(tree: Path, monkeypatch: 
     shard = sorted(left.glob("*-train-000001.tar"))[0]
     shard.write_bytes(shard.read_bytes()[:-10] + b"0123456789")
     assert files(build_mine(tree, "data")) == files(build_mine(tree, "other"))
+
+
+def test_a_variant_whose_name_begins_alike_is_left_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_before_the_manifest(tree, monkeypatch)
+    (left,) = (tree / "data" / "mine").glob(".building-*")
+    scratch = left.with_name(".synthetic-all-small.abc")
+    other = left.with_name(left.name.replace("-all.", "-all-small."))
+    shutil.copytree(left, other)
+    scratch.mkdir()
+    build("mine", tree / "raw", tree / "data", cards_dir=tree / "cards", workers=1, force=True)
+    assert sorted(path.name for path in (tree / "data" / "mine").iterdir()) == sorted([other.name, scratch.name, "all"])
 
 
 def test_build_of_other_raw_data_does_not_take_up_old_shards(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

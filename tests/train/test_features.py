@@ -1,7 +1,10 @@
 """Features of a frozen backbone, computed once, stand for the images."""
 
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 from aimbench.data.transforms import TransformConfig
+from aimbench.errors import DataError
 from aimbench.models.backbones import EMBEDDING, create_pyramid
 from aimbench.train.features import FeatureCache
 
@@ -99,8 +103,19 @@ def test_a_stopped_computation_is_not_taken_for_a_whole_one(
         patch.setattr(type(trainer.model.pyramid), "forward", stop)
         with pytest.raises(_StoppedError):
             trainer.data.evaluation("val")
-    assert trainer.data._features.missing("val", (EMBEDDING,), region=False) == ["embedding"]
+    cache = trainer.data._features
+    assert cache.missing("val", (EMBEDDING,), region=False) == ["embedding"]
+    assert not list(cache.folder.glob("*.partial"))
+    host = socket.gethostname()
+    killed, at_work = (cache.folder / f"val.embedding.{host}-{pid}.partial" for pid in (2**30, os.getppid()))
+    killed.touch()
+    at_work.touch()
+    monkeypatch.setattr("aimbench.train.features.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match=r"has 0\.0 GB free, .* split val need .*--data"):
+        trainer.data.evaluation("val")
+    monkeypatch.undo()
     assert len(next(trainer.data.evaluation("val").epoch(np.arange(48), seed=0)).features[EMBEDDING]) == 48
+    assert list(cache.folder.glob("*.partial")) == [at_work]
 
 
 def test_augmentation_needs_images(experiment: Callable[..., Any]) -> None:

@@ -54,7 +54,7 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     wanted = {split: _wanted(tables, theirs, options, card, folder) for split, theirs in options.splits.items()}
     labels = make_labels(
         card,
-        options,
+        options.model_copy(update={"places": options.places or _place_names(wanted, options)}),
         (row["label"] for table in wanted.values() for row in _rows(table, options)),
         (row["place"] for table in wanted.values() for row in _rows(table, options)),
     )
@@ -65,6 +65,14 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     )
     hold_out(recipes, options.validation_share, seed)
     return Plan(recipes=recipes, classes=labels.classes, groups=labels.groups, places=labels.places)
+
+
+def _place_names(tables: dict[str, Any], options: HuggingFaceOptions) -> list[str]:
+    """The dataset's own names of places in their own order; empty if it has none."""
+    if options.place is None or options.names == "ignore":
+        return []
+    features = next(iter(tables.values())).features
+    return list(getattr(features[options.place], "names", None) or ())
 
 
 def _open_tables(folder: Path, cache: Path) -> dict[str, Any]:
@@ -167,6 +175,7 @@ def _recipes(
 ) -> Iterator[Recipe]:
     name = f"{card.name} {theirs}, {len(table)} rows, {table.data.nbytes} bytes"
     share_table(name, table)
+    has_mask = table.data.column(options.mask).is_valid().to_pylist() if options.mask else [False] * len(table)
     for number, row in enumerate(_rows(table, options)):
         where, key = f"{name}, row {number}", row["key"]
         y, group, place = labels.read(row["label"], row["group"], row["place"], where)
@@ -178,7 +187,7 @@ def _recipes(
             place=place,
             source=f"{theirs}/{number}" if key is None else str(key),
             image=Cell(name, number, options.image),
-            mask=Cell(name, number, options.mask) if options.mask else None,
+            mask=Cell(name, number, options.mask) if options.mask and has_mask[number] else None,
             boxes=_boxes(row["boxes"], where),
             background=None,
             mask_threshold=options.mask_threshold or card.ground_truth.mask_threshold,

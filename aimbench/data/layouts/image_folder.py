@@ -5,7 +5,7 @@ second folder. Image bytes pass through untouched.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from aimbench.errors import CardError, DataError, nearest_names
 
 _PLACEHOLDER = re.compile(r"\{(split|class|file|stem)\}")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 class _Masks(Options):
@@ -118,7 +118,7 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     if options.ranks:
         keep_ranked(raw, card, options.ranks, recipes)
     classes = list(names.values())
-    notes = _notes(card, names, recipes)
+    notes = _notes(card, names, recipes) + _passed_over(root, options, names)
     return Plan(recipes=recipes, classes=classes, groups=classes, notes=notes, lacking=lacking)
 
 
@@ -237,6 +237,19 @@ def _unused_masks(masks: _Masks, recipes: Recipes) -> list[str]:
     there = {path for folder in {path.parent for path in used} for path in _images(folder)}
     missing = sorted(path.name for path in there - used)
     return [f"{len(missing)} of {len(there)} masks have no image, the first {missing[0]}"] if missing else []
+
+
+def _passed_over(root: Path, options: ImageFolderOptions, names: Iterable[str]) -> list[str]:
+    """Says what lies in class folders and was taken for no image: folders, and files with other suffixes."""
+    folders = [member(root, folder) / name for folder in options.splits.values() for name in names]
+    left = [
+        path.relative_to(root).as_posix()
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() not in IMAGE_SUFFIXES)
+    ]
+    return [f"not taken for images in class folders: {len(left)} files or folders, the first {left[0]}"] if left else []
 
 
 def _notes(card: Card, names: dict[str, str], recipes: Recipes) -> list[str]:

@@ -68,7 +68,7 @@ def make_labels(card: Card, options: TableOptions, labels: Iterable[Value], plac
     """Takes the class names from the card, else from the data, and checks that the groups can be told.
 
     Raises:
-        CardError: If the card lists groups that follow from no column.
+        CardError: If the card lists groups that follow from no column, or from places in no stated order.
     """
     classes = options.class_names or card.classes or _names(labels)
     place_names = options.places or (_names(places) if options.place else [])
@@ -79,11 +79,20 @@ def make_labels(card: Card, options: TableOptions, labels: Iterable[Value], plac
             f"card of {card.name}: its {len(groups)} groups follow from no column; name options.group, or "
             f"options.place with as many groups as classes x places ({len(classes)} x {len(place_names)})"
         )
+    # Indices say by themselves which place they are; names do so in the order of a list.
+    is_ordered = options.places or place_names == [str(i) for i in range(len(place_names))]
+    if card.groups != "classes" and options.group is None and not is_ordered:
+        raise CardError(
+            f"card of {card.name}: its groups are told by class and place; list options.places in the order in which "
+            f"the groups name them (found: {', '.join(place_names)})"
+        )
     return Labels(card, options, classes, list(groups), place_names)
 
 
 def _names(values: Iterable[Value]) -> list[str]:
-    return sorted({str(value) for value in values if value is not None})
+    """The different values, sorted; whole numbers as numbers, so that 10 comes after 9."""
+    names = {str(value) for value in values if value is not None}
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
 
 
 def _index(value: Value, names: list[str], where: str, what: str) -> int:

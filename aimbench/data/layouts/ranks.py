@@ -92,8 +92,10 @@ def _read_csv(path: Path) -> Iterator[tuple[int, str, str]]:
             for number, row in enumerate(csv.DictReader(file), start=2):
                 try:
                     yield int(row["rank"]), row["class"], row["file"]
-                except ValueError:
-                    raise DataError(f"{path}, line {number}: rank '{row['rank']}' is no whole number") from None
+                except (TypeError, ValueError):  # a short line has None there
+                    raise DataError(
+                        f"{path}, line {number}: rank '{row['rank']}' is no whole number; mend it"
+                    ) from None
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is no CSV with columns class, file, rank ({error}); mend it") from None
 
