@@ -46,6 +46,7 @@ class AFR(ERM):
     """Last layer of an ERM model refitted on held-out samples, those that it gets wrong weighing most."""
 
     Config = AFRConfig
+    chooses_samples = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """ERM on a part of the training set; gradient descent on the last layer with the rest."""

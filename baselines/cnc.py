@@ -9,6 +9,7 @@ taken from the anchors' side and from the positives' side.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +47,14 @@ class CnCConfig(ERMConfig):
     """Of the cosine similarities."""
     samples: int = Field(17, ge=1)
     """Anchors of a batch, and as many positives, negatives and negatives of the positives."""
+    erm_epochs: int | None = Field(1, ge=1)
+    """Epochs of the first phase, whose errors are the positives: one that has fitted all of the training set leaves
+    none. None: those of the run."""
     contrast_epochs: int | None = Field(None, ge=1)
-    """Epochs of the second phase; each has every correctly predicted sample as an anchor once. None: as for ERM."""
+    """Epochs of the second phase. None: those of the run."""
+    anchors: Literal["balanced", "all"] = "balanced"
+    """An epoch has as many batches of anchors of each class as the smallest class fills, or every correctly predicted
+    sample as an anchor once."""
     width: int = Field(128, ge=1)
     """Of the embedding that is trained where the backbone is frozen and its own embedding cannot be."""
 
@@ -75,6 +82,7 @@ class CnC(ERM):
     """Contrastive training on pairs that an ERM model predicts differently within a class, or alike across classes."""
 
     Config = CnCConfig
+    chooses_samples = True
 
     def __init__(self, config: MethodConfig) -> None:
         super().__init__(config)
@@ -90,9 +98,13 @@ class CnC(ERM):
     def phases(self, run: Run) -> Iterator[Phase]:
         """ERM; then from the pretrained network with batches made after its predictions."""
         self._contrasts = False
-        yield Phase("erm")
+        yield Phase("erm", epochs=self.config.erm_epochs)
         self._contrasts = True
-        batches = ContrastiveBatches(run.labels, run.predict("train").prediction, self.config.samples)
+        predicted = run.predict("train").prediction
+        if np.array_equal(predicted, run.labels):
+            run.warn("ERM made no training error, so CnC has no positives of its own; fewer erm_epochs leave some")
+        balanced = self.config.anchors == "balanced"
+        batches = ContrastiveBatches(run.labels, predicted, self.config.samples, balanced=balanced)
         yield Phase(
             "contrast",
             epochs=self.config.contrast_epochs,
@@ -145,22 +157,27 @@ class ContrastiveBatches:
         label: ``(N,)`` classes.
         predicted: ``(N,)`` classes that ERM predicts.
         samples: of each of the four kinds in a batch.
+        balanced: as many batches of each class as the smallest class fills.
     """
 
-    def __init__(self, label: Ints, predicted: Ints, samples: int) -> None:
+    def __init__(self, label: Ints, predicted: Ints, samples: int, *, balanced: bool) -> None:
         self.label = label
         self.predicted = predicted
         self.samples = samples
+        self.balanced = balanced
 
     def __call__(self, generator: np.random.Generator) -> Ints:
         """Positions, four times ``samples`` a batch."""
+        correct = [np.flatnonzero((self.label == y) & (self.predicted == y)) for y in np.unique(self.label)]
+        of_classes = [generator.permutation(anchors) for anchors in correct if len(anchors)]
+        counts = [-(-len(anchors) // self.samples) for anchors in of_classes]
         batches: list[Ints] = []
-        for y in np.unique(self.label):
-            anchors = generator.permutation(np.flatnonzero((self.label == y) & (self.predicted == y)))
-            for start in range(0, len(anchors), self.samples):
+        for anchors, count in zip(of_classes, counts, strict=True):
+            for start in range(0, self.samples * (min(counts) if self.balanced else count), self.samples):
                 chunk = anchors[start : start + self.samples]
                 filling = generator.choice(anchors, self.samples - len(chunk))
-                batches.append(np.concatenate([chunk, filling, *self._contrasts(int(y), generator)]))
+                y = int(self.label[anchors[0]])
+                batches.append(np.concatenate([chunk, filling, *self._contrasts(y, generator)]))
         order = generator.permutation(len(batches))
         return np.concatenate([batches[i] for i in order])
 

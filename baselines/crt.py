@@ -28,6 +28,7 @@ class CRT(ERM):
 
     Config = CRTConfig
     splits_batches = True
+    chooses_samples = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """ERM; then a new head on the frozen backbone, every class drawn equally often."""

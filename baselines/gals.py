@@ -54,10 +54,11 @@ class GALS(GuidedERM):
     Config = GALSConfig
 
     def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
-        """Cross-entropy plus the mean absolute gradient outside the object."""
+        """Cross-entropy plus the mean absolute gradient outside the object, over samples that have ground truth."""
         view = GuidedView(model, batch)
         entropy = F.cross_entropy(view.output.logits, batch.label)
-        outside = (view.gradient_of(entropy) * view.outside).abs().mean()
+        of_sample = (view.gradient_of(entropy) * view.outside).abs().mean(dim=(1, 2, 3))
+        outside = of_sample.sum() / view.known.sum().clamp(min=1)
         return {"loss": entropy + self.config.weight * outside, "cross_entropy": entropy, "outside": outside}
 
 
@@ -70,6 +71,7 @@ class GuidedView:
 
     Attributes:
         output: what the model says.
+        known: ``(N, 1, 1, 1)`` in {0, 1}, whether the sample has ground truth.
         outside: ``(N, 1, h, w)`` in [0, 1], the share of each position that is not the object; 0 for a sample
             without ground truth.
     """
@@ -87,8 +89,8 @@ class GuidedView:
         with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
             self.output: Output = model(seen)
         size = self._map(self._input.detach()).shape[-2:]
-        known = batch.mask.amax(dim=(1, 2, 3), keepdim=True)
-        self.outside: Tensor = (1 - F.adaptive_avg_pool2d(batch.mask, (size[0], size[1]))) * known
+        self.known: Tensor = batch.mask.amax(dim=(1, 2, 3), keepdim=True)
+        self.outside: Tensor = (1 - F.adaptive_avg_pool2d(batch.mask, (size[0], size[1]))) * self.known
 
     def gradient_of(self, value: Tensor) -> Tensor:
         """Gradient of a scalar at the input, itself differentiable: ``(N, 3, H, W)``, or ``(N, 1, h, w)`` of S3."""

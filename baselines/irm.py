@@ -7,6 +7,7 @@ With R_e the mean cross-entropy in environment e and w a dummy scale on the logi
 The square is estimated without bias by the product of the gradients on two halves of the environment's samples.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,9 +40,9 @@ class IRM(ERM):
     Config = IRMConfig
 
     def phases(self, run: Run) -> Iterator[Phase]:
-        """One phase; an environment is a place."""
+        """One phase; an environment is a place. While the penalty has not its weight, the model is no candidate."""
         self._places = count_places(run)
-        yield Phase()
+        yield Phase(candidates_from=math.ceil(self.config.anneal_fraction * run.config.epochs))
 
     def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
         """Mean over the batch's environments of risk and weighted penalty."""

@@ -34,12 +34,15 @@ class JTT(ERM):
 
     Config = JTTConfig
     splits_batches = True
+    chooses_samples = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """Identify the errors, then train from the start with them repeated."""
         epochs = self.config.identify_epochs or math.ceil(run.config.epochs / 5)
         yield Phase("identify", epochs=epochs)
         errors = run.predict("train").errors()
+        if not len(errors):
+            run.warn("the first model made no training error, so JTT is ERM; fewer identify_epochs leave some")
         times = self.config.upweight + (self.config.copies == "upweight+1")
         yield Phase("train", start="pretrained", subset=with_repeated(len(run.labels), errors, times))
 

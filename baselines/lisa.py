@@ -37,6 +37,7 @@ class LISA(ERM):
     """Mixup of samples of one class from two places, or of two classes from one place."""
 
     Config = LISAConfig
+    chooses_samples = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase; a batch holds its samples and then, in the same order, their partners."""

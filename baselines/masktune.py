@@ -27,6 +27,7 @@ from aimbench.train.api import (
     Progress,
     Regime,
     Run,
+    TrainConfig,
     register_method,
 )
 
@@ -55,13 +56,17 @@ class MaskTune(ERM):
         super().__init__(config)
         self._heat: Tensor | None = None
 
-    def phases(self, run: Run) -> Iterator[Phase]:
-        """ERM; heat of its selected model on every training image; one epoch from its last model."""
-        if run.config.schedule == "cosine":
+    def check_training(self, config: TrainConfig, *, compiled: bool) -> None:
+        """Refuses a schedule that leaves no learning rate for the masked epoch."""
+        super().check_training(config, compiled=compiled)
+        if config.schedule == "cosine":
             raise ConfigError(
                 "method 'masktune' goes on with the learning rate that ERM ended with, which is zero under"
                 " --schedule cosine; use step or constant"
             )
+
+    def phases(self, run: Run) -> Iterator[Phase]:
+        """ERM; heat of its selected model on every training image; one epoch from its last model."""
         self._heat = None
         yield Phase("erm")
         self._heat = run.map_training("xgradcam", partial(xgradcam, image_size=run.config.image_size))

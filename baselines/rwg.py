@@ -15,6 +15,7 @@ class RWG(ERM):
     """ERM on samples drawn with weight 1 / size of their group."""
 
     splits_batches = True
+    chooses_samples = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase with group-balanced draws."""

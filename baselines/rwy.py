@@ -15,6 +15,7 @@ class RWY(ERM):
     """ERM on samples drawn with weight 1 / size of their class."""
 
     splits_batches = True
+    chooses_samples = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase with class-balanced draws."""

@@ -15,6 +15,7 @@ class SUBG(ERM):
     """ERM on a group-balanced part of the training set, drawn once."""
 
     splits_batches = True
+    chooses_samples = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase on the part."""

@@ -15,6 +15,7 @@ class SUBY(ERM):
     """ERM on a class-balanced part of the training set, drawn once."""
 
     splits_batches = True
+    chooses_samples = True
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase on the part."""

@@ -18,10 +18,9 @@ class Batch:
         index: ``(N,)``, positions in the split.
         label: ``(N,)``, class indices.
         features: the backbone's pyramid where it was computed before (frozen backbone), else None.
-        weight: ``(N,)`` sample weights where the phase gave some, else None.
     """
 
-    __slots__ = ("_crops", "_group", "_image", "_keys", "_mask", "features", "index", "label", "weight")
+    __slots__ = ("_crops", "_group", "_image", "_keys", "_mask", "features", "index", "label")
 
     def __init__(
         self,
@@ -32,14 +31,12 @@ class Batch:
         features: list[Tensor] | None = None,
         group: Tensor | None = None,
         mask: Tensor | None = None,
-        weight: Tensor | None = None,
         keys: list[str] | None = None,
         crops: Crops | None = None,
     ) -> None:
         self.index = index
         self.label = label
         self.features = features
-        self.weight = weight
         self._image = image
         self._group = group
         self._mask = mask
@@ -89,7 +86,6 @@ class Batch:
             features=self.features,
             group=self._group if "group" in allowed else None,
             mask=self._mask if "mask" in allowed else None,
-            weight=self.weight,
             keys=self._keys,
             crops=self._crops,
         )
@@ -117,7 +113,6 @@ class Batch:
             features=features,
             group=move(self._group),
             mask=placed(self._mask, "nearest"),
-            weight=move(self.weight),
             keys=self._keys,
         )
 

@@ -6,6 +6,7 @@ from aimbench.models.backbones import STAGES, FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output, Standardize
 from aimbench.needs import GroupCounts
 from aimbench.train.balance import balanced_subset, inverse_frequency
+from aimbench.train.config import TrainConfig
 from aimbench.train.method import Loss, Method, MethodConfig, Regime
 from aimbench.train.phase import Fitted, Phase, Progress
 from aimbench.train.predictions import Embeddings, Predictions
@@ -34,6 +35,7 @@ __all__ = [
     "Regime",
     "Run",
     "Standardize",
+    "TrainConfig",
     "balanced_subset",
     "batch_mean",
     "batch_sum",

@@ -63,6 +63,7 @@ class Method:
             What the user gives on the command line wins.
         presets: named sets of settings, e.g. those of a paper's table.
         needs_images: the loss works on pixels, so cached features of a frozen backbone do not do.
+        chooses_samples: some phase weights, orders, repeats or leaves out samples, which a stream cannot.
         differentiates_gradients: the loss holds a gradient of the model's output (``create_graph=True``), which
             torch.compile cannot differentiate and which vanishes in half precision, where no scaler reaches it.
         splits_batches: several processes may share a batch: the loss is a mean over its samples, or takes what
@@ -74,6 +75,7 @@ class Method:
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs_images: ClassVar[bool] = False
+    chooses_samples: ClassVar[bool] = False
     differentiates_gradients: ClassVar[bool] = False
     splits_batches: ClassVar[bool] = False
 
@@ -113,6 +115,11 @@ class Method:
         Raises:
             ConfigError: naming the option and the mend.
         """
+        if self.chooses_samples and config.loader == "stream":
+            raise ConfigError(
+                f"method '{self.name}' weights, orders or leaves out samples, which a stream cannot; use --loader"
+                " indexed"
+            )
         if not self.differentiates_gradients:
             return
         if compiled:

@@ -17,6 +17,7 @@ from aimbench.models.classifier import Classifier
 from aimbench.train.config import TrainConfig
 from aimbench.train.method import Regime
 from aimbench.train.predictions import Embeddings, Predictions
+from aimbench.train.progress import Reporter
 
 METHOD_SPLITS = ("train", "val")
 T = TypeVar("T", Predictions, Embeddings)
@@ -24,6 +25,8 @@ T = TypeVar("T", Predictions, Embeddings)
 
 class Engine(Protocol):
     """What the training loop does for a run."""
+
+    reporter: Reporter
 
     def predict(self, split: str) -> Predictions:
         """Predictions of the model as it stands."""
@@ -85,6 +88,10 @@ class Run:
         """``(N_val,)`` group indices of the validation split, for regimes that train on it."""
         self._must_train_on_val("run.val_groups")
         return self._dataset.split("val").group
+
+    def warn(self, text: str) -> None:
+        """Says on a line that stays that this run is not what the method is meant for."""
+        self._engine.reporter.warn(text)
 
     def predict(self, split: str = "train") -> Predictions:
         """Predictions of the model as it stands after the last finished phase; kept for a resumed run.

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from aimbench.baselines.cnc import CnC, ContrastiveBatches, supervised_contrast
+from aimbench.baselines.jtt import JTT
 from aimbench.train.api import Batch, Progress
 
 
@@ -29,7 +30,8 @@ def test_a_batch_holds_anchors_positives_and_both_kinds_of_negatives() -> None:
     generator = np.random.default_rng(0)
     label = generator.integers(0, 3, 300)
     predicted = np.where(generator.random(300) < 0.7, label, generator.integers(0, 3, 300))
-    batches = ContrastiveBatches(label, predicted, 5)(np.random.default_rng(1)).reshape(-1, 4, 5)
+    every = ContrastiveBatches(label, predicted, 5, balanced=False)
+    batches = every(np.random.default_rng(1)).reshape(-1, 4, 5)
     for anchors, positives, negatives, others in batches:
         (y,) = set(label[anchors])
         assert set(predicted[anchors]) == {y}
@@ -43,13 +45,29 @@ def test_a_batch_holds_anchors_positives_and_both_kinds_of_negatives() -> None:
     assert set(batches[:, 0].ravel()) == set(np.flatnonzero(label == predicted))  # every anchor comes
 
 
+def test_balanced_anchors_are_as_many_batches_of_each_class_as_the_smallest_fills() -> None:
+    label = np.repeat([0, 1, 2], [70, 23, 9])
+    predicted = label.copy()
+    predicted[[0, 1, 71]] = [1, 2, 0]
+    predicted[label == 2] = 0  # of the third class ERM knows nothing, so it has no anchors
+    balanced = ContrastiveBatches(label, predicted, 5, balanced=True)
+    drawn = []
+    for seed in range(30):
+        batches = balanced(np.random.default_rng(seed)).reshape(-1, 4, 5)
+        assert sorted(label[batches[:, 0, 0]]) == [0] * 5 + [1] * 5  # 22 correct of the second: five batches
+        drawn.append(set(batches[:, 0].ravel()))
+    assert all(set(np.flatnonzero((label == 1) & (predicted == 1))) < one for one in drawn)
+    assert set().union(*drawn) == set(np.flatnonzero(label == predicted))  # others every epoch
+
+
 def test_the_second_phase_weighs_both_sides_of_the_contrast_and_the_cross_entropy() -> None:
     torch.manual_seed(0)
     method = CnC(CnC.configure({"samples": 2, "contrastive_weight": 0.75, "temperature": 0.5}))
     labels = np.repeat([0, 1], 6)
     predicted = np.where(np.arange(12) % 3, labels, 1 - labels)
     run = SimpleNamespace(labels=labels, predict=lambda split: SimpleNamespace(prediction=predicted))
-    _, contrast = method.phases(run)  # type: ignore[arg-type]
+    erm, contrast = method.phases(run)  # type: ignore[arg-type]
+    assert erm.epochs == 1
     assert (contrast.start, contrast.settings) == ("pretrained", {"batch_size": 8})
     embedding, logits, label = torch.randn(8, 5), torch.randn(8, 2), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     result: Any = method.loss(
@@ -76,13 +94,24 @@ def test_the_second_phase_weighs_both_sides_of_the_contrast_and_the_cross_entrop
 
 def test_without_errors_the_class_and_the_other_classes_stand_in() -> None:
     label = np.repeat([0, 1], 20)
-    for anchors, positives, negatives, others in ContrastiveBatches(label, label, 4)(np.random.default_rng(0)).reshape(
-        -1, 4, 4
-    ):
+    order = ContrastiveBatches(label, label, 4, balanced=True)(np.random.default_rng(0))
+    for anchors, positives, negatives, others in order.reshape(-1, 4, 4):
         (y,) = set(label[anchors])
         assert set(label[positives]) == {y}
         assert y not in label[negatives]
         assert y not in label[others]
+
+
+def test_a_first_phase_without_errors_is_told() -> None:
+    said: list[str] = []
+    labels = np.repeat([0, 1], 6)
+    run = SimpleNamespace(
+        labels=labels, predict=lambda split: SimpleNamespace(prediction=labels, errors=lambda: []), warn=said.append
+    )
+    run.config = SimpleNamespace(epochs=5)
+    list(CnC(CnC.configure({})).phases(run))  # type: ignore[arg-type]
+    list(JTT(JTT.configure({})).phases(run))  # type: ignore[arg-type]
+    assert ["no training error" in line for line in said] == [True, True]
 
 
 def test_the_contrast_shapes_an_embedding_on_a_frozen_backbone(experiment: Callable[..., Any]) -> None:

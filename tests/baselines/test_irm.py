@@ -47,8 +47,10 @@ def test_environments_are_places_and_the_penalty_comes_after_the_annealing(step:
     torch.manual_seed(0)
     groups = np.array([0, 1, 2, 3, 3])
     run = SimpleNamespace(groups=groups, labels=groups // 2, num_groups=4, num_classes=2)
+    run.config = SimpleNamespace(epochs=25)
     method = IRM(IRM.configure({}))
-    next(method.phases(run))  # type: ignore[arg-type]
+    phase = next(method.phases(run))  # type: ignore[arg-type]
+    assert phase.candidates_from == 3  # the first epoch that has the penalty's weight from its first step
     logits, group = torch.randn(8, 2), torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
     batch = Batch(torch.arange(8), group // 2, group=group)
     result: Any = method.loss(lambda batch: SimpleNamespace(logits=logits), batch, Progress(0, 1, step, 100))  # type: ignore[arg-type]

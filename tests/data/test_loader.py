@@ -189,10 +189,9 @@ def test_batch_of_cached_features_has_no_image() -> None:
 
 def test_moving_a_batch_keeps_everything(split: SplitIndex) -> None:
     batch = next(iter(source(split, fields=frozenset({"group", "mask"})).epoch(np.arange(SIZE), seed=0)))
-    batch.weight = torch.rand(len(batch))
     moved = batch.to(torch.device("cpu"), channels_last=True)
     assert moved.image.is_contiguous(memory_format=torch.channels_last)
-    for name in ("index", "label", "image", "group", "mask", "weight"):
+    for name in ("index", "label", "image", "group", "mask"):
         assert torch.equal(getattr(moved, name), getattr(batch, name)), name
     assert moved.keys == batch.keys
 

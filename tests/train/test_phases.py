@@ -154,6 +154,12 @@ def test_what_a_phase_cannot_set_is_refused(
         experiment("made_up", training=training).trainer().fit()
 
 
+@pytest.mark.parametrize("method", ["afr", "cnc", "crt", "jtt", "lisa", "rwg", "rwy", "subg", "suby"])
+def test_what_chooses_samples_refuses_a_stream_before_it_trains(method: str, experiment: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match=f"method '{method}' weights, orders or leaves out samples.*--loader indexed"):
+        experiment(method, training={"loader": "stream"})
+
+
 @pytest.mark.parametrize("training", [{}, {"grad_clip": 1.0}])
 def test_a_loss_that_is_not_finite_is_an_error(
     training: dict[str, Any], define: Define, experiment: Callable[..., Any]
