@@ -93,12 +93,12 @@ class AIM(Method):
 
 
 class TopDownConfig(AIMConfig):
-    """AIM's settings with every mask open."""
+    """AIM's settings with every mask open; those of masks, their area and their noise are not read."""
 
     masks: Literal["open"] = "open"
     """Every position stays: the control that shows what masking itself brings."""
     active_area: float = Field(0.25, gt=0, le=1)
-    """Not read, as there is no mask; its value is part of the definition of the records that there are."""
+    """Not read; its value is part of the definition of the records that there are."""
 
 
 @register_method(
