@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,30 +75,12 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "key.json").write_text(json.dumps(self._key, indent=1))
         self._remove_left()
-        try:
-            self._fill(split, names, pyramid, source, device, on_progress)
-        except BaseException:
-            for name in names:
-                self._partial(split, name).unlink(missing_ok=True)
-            raise
-        for name in names:
-            self._partial(split, name).replace(self._path(split, name))
-
-    def _fill(
-        self,
-        split: str,
-        names: list[str],
-        pyramid: FeaturePyramid,
-        source: ImageSource,
-        device: torch.device,
-        on_progress: Callable[[int], None],
-    ) -> None:
         order = np.arange(len(source))
         arrays: dict[str, npt.NDArray[np.generic]] = {}
         reads_pixels = any(name != REGION for name in names)
         if reads_pixels:
             pyramid.eval()
-        with torch.inference_mode():
+        with self._whole_or_none(split, names), torch.inference_mode():
             for batch in source.epoch(order, seed=0):
                 image = batch.image.to(device).contiguous(memory_format=torch.channels_last)
                 features = pyramid(image) if reads_pixels else []
@@ -107,8 +90,21 @@ class FeatureCache:
                 for name, block in blocks.items():
                     arrays[name][batch.index.numpy()] = block
                 on_progress(len(batch))
-        for array in arrays.values():
-            array.flush()  # type: ignore[attr-defined]
+            for array in arrays.values():
+                array.flush()  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _whole_or_none(self, split: str, names: list[str]) -> Iterator[None]:
+        """Gives what was written its name at the end; removes it if the end is not reached."""
+        partials = {name: self._partial(split, name) for name in names}
+        try:
+            yield
+        except BaseException:
+            for partial in partials.values():
+                partial.unlink(missing_ok=True)
+            raise
+        for name, partial in partials.items():
+            partial.replace(self._path(split, name))
 
     def _open(
         self, split: str, blocks: dict[str, npt.NDArray[np.generic]], size: int
