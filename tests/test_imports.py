@@ -44,6 +44,19 @@ def test_the_engine_imports_no_method():
     assert offenders == []
 
 
+def test_methods_import_the_api_and_themselves_alone():
+    allowed = ("aimbench.train.api.", "aimbench.methods.", "aimbench.baselines.")
+    files = [path for folder in ("methods", "baselines") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 20
+    offenders = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files
+        for name in _imported(path)
+        if name.startswith("aimbench.") and not name.startswith(allowed)
+    ]
+    assert offenders == []
+
+
 def _imported(path: Path) -> list[str]:
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

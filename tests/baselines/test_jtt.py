@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from torch.nn import functional as F
 
-from aimbench.baselines.jtt import with_repeated
+from aimbench.baselines.jtt import JTT, with_repeated
 from aimbench.train import checkpoint
 from aimbench.train.method import Progress
 from aimbench.train.steps import Steps
@@ -54,3 +55,16 @@ def test_what_the_first_model_misclassified_is_what_is_repeated(
     expected = Counter({i: seen if i in wrong else 1 for i in range(size)})
     assert (expected - drawn["train"]).total() <= 1
     assert not drawn["train"] - expected
+
+
+def test_the_second_phase_starts_anew_and_a_fifth_of_the_epochs_identifies() -> None:
+    errors = np.array([2])
+    run = SimpleNamespace(
+        labels=np.zeros(4, dtype=np.int64),
+        config=SimpleNamespace(epochs=20),
+        predict=lambda split: SimpleNamespace(errors=lambda: errors),
+    )
+    identify, train = JTT(JTT.configure({"upweight": 3})).phases(run)  # type: ignore[arg-type]
+    assert (identify.epochs, train.start) == (4, "pretrained")
+    assert train.subset is not None
+    assert sorted(train.subset.tolist()) == [0, 1, 2, 2, 2, 2, 3]

@@ -1,6 +1,7 @@
 """MaskTune's heat and mask against a direct computation, and the epoch on masked images."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -120,3 +121,10 @@ def test_heat_is_of_the_selected_epoch_and_the_masked_epoch_goes_on_from_the_las
 def test_a_schedule_that_ends_at_zero_is_refused(experiment: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match="zero under --schedule cosine; use step or constant"):
         experiment("masktune", training={"schedule": "cosine"})
+
+
+def test_the_masked_epoch_goes_on_with_the_optimiser() -> None:
+    run = SimpleNamespace(config=SimpleNamespace(image_size=8), map_training=lambda name, function: torch.zeros(1))
+    erm, masked = MaskTune(MaskTune.configure({})).phases(run)  # type: ignore[arg-type]
+    assert (erm.epochs, erm.keep_optimizer) == (None, False)
+    assert (masked.epochs, masked.keep_optimizer, masked.images, masked.start) == (1, True, True, "current")

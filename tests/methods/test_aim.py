@@ -14,11 +14,11 @@ from aimbench.methods.aim.config import AIMConfig
 from aimbench.methods.aim.gumbel import binary_gumbel, decided
 from aimbench.methods.aim.loss import aim_loss, area_loss, is_noisy, target_area, temperature
 from aimbench.methods.aim.method import AIM, TopDownConfig
-from aimbench.methods.aim.model import AIMHead, TopDownStage
+from aimbench.methods.aim.model import AIMHead, MaskEstimator, TopDownStage
 from aimbench.methods.aim.presets import PRESETS
 from aimbench.models.backbones import FeaturePyramid, create_pyramid
 from aimbench.models.classifier import LinearHead
-from aimbench.train.api import Output, Progress
+from aimbench.train.api import Batch, Classifier, Output, Progress, Standardize
 from aimbench.train.registry import get_method
 
 
@@ -538,3 +538,55 @@ def test_the_preset_energy_is_what_aim_plus_was() -> None:
     config = method(method.configure({}, preset="energy")).defining()
     assert {name: config[name] for name in ("objectness", "features")} == {"objectness": 4.0, "features": "backbone"}
     assert not {"smooth_start", "smooth_lr_factor"} & config.keys()  # as in the records of then
+
+
+def test_each_step_sets_noise_and_temperature_of_the_gate(pyramid: FeaturePyramid) -> None:
+    config = AIMConfig(noise_until=0.5, temperature=2.0, final_temperature=1.0)
+    method = AIM(config)
+    head = AIMHead(pyramid, 2, config, standardize=False)
+    features = features_of(pyramid, (16, 8, 4, 2))
+    batch = Batch(torch.arange(3), torch.tensor([0, 1, 0]), features=features)
+    model = Classifier(pyramid, head)
+    seen = []
+    for number in (0, 4, 5, 9):
+        method.loss(model, batch, Progress(epoch=number, epochs=10, step=number, steps=10))
+        seen.append((head.gate.noise, round(head.gate.temperature, 3)))
+    assert seen == [(True, 2.0), (True, 1.556), (False, 1.444), (False, 1.0)]
+
+
+def test_rates_and_standardisation_are_the_stated_ones(pyramid: FeaturePyramid) -> None:
+    assert AIM(AIMConfig()).learning_rates() == {"topdown.stage3.mask": 3.0, "topdown.stage3.branch.smooth": 0.1}
+    for frozen, kind in ((True, Standardize), (False, nn.Identity)):
+        head = AIM(AIMConfig()).build(pyramid, 2, frozen=frozen)
+        assert isinstance(head.topdown["stage3"].standardize, kind)  # type: ignore[operator,index,union-attr]
+
+
+def test_the_prior_passes_no_gradient_to_the_backbone(pyramid: FeaturePyramid) -> None:
+    stage = TopDownStage(pyramid.channels[3], AIMConfig(objectness=2.0), guided=False, standardize=False)
+    feature = torch.randn(2, pyramid.channels[3], 4, 4)
+    prior = torch.randn(2, 1, 4, 4, requires_grad=True)
+    logits = stage.mask_logits(feature, None, prior)
+    assert logits is not None
+    assert not torch.equal(logits, stage.mask_logits(feature, None, None))
+    logits.sum().backward()
+    assert prior.grad is None
+
+
+def test_the_mask_estimator_written_out(pyramid: FeaturePyramid) -> None:
+    torch.manual_seed(0)
+    estimator = MaskEstimator(5, 4, 3.0).eval()
+    nn.init.normal_(estimator.logit.weight)
+    x = torch.randn(2, 5, 6, 6)
+
+    def normed(value: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        return value / math.sqrt(1 + norm.eps)  # statistics and affine parameters are those of a new one
+
+    stem = estimator.stem
+    y = F.relu(normed(F.conv2d(x, stem[0].weight, padding=1), stem[1]))  # type: ignore[arg-type]
+    for block in estimator.blocks:
+        inner = F.relu(normed(F.conv2d(y, block.conv1.weight, padding=1), block.norm1))  # type: ignore[union-attr,arg-type]
+        y = F.relu(y + normed(F.conv2d(inner, block.conv2.weight, padding=1), block.norm2))  # type: ignore[union-attr,arg-type]
+    pooled = y.mean(dim=(2, 3)) @ estimator.context.weight[:, :, 0, 0].T + estimator.context.bias
+    y = F.relu(y + pooled[:, :, None, None])
+    expected = torch.einsum("nchw,c->nhw", y, estimator.logit.weight[0, :, 0, 0])[:, None] + 3.0
+    torch.testing.assert_close(estimator(x), expected, rtol=1e-4, atol=1e-4)

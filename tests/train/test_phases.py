@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from aimbench.errors import ConfigError, RegimeError
 from aimbench.train import checkpoint
 from aimbench.train.api import Batch, Classifier, Loss, Method, Phase, Progress, Run
+from aimbench.train.epoch_batches import epoch_batches
 
 Define = Callable[..., type[Method]]
 
@@ -178,7 +179,7 @@ def test_the_checkpoint_is_that_of_the_selectors_epoch(
     define: Define, experiment: Callable[..., Any], selector: str
 ) -> None:
     define(Recording)
-    trial = experiment("made_up", selector=selector, training={"epochs": 6, "lr": 0.05})
+    trial = experiment("made_up", selector=selector, training={"epochs": 6, "lr": 1.0})
     trainer = trial.trainer()
     result = trial.run()
     scores = trainer.scores()
@@ -190,7 +191,9 @@ def test_the_checkpoint_is_that_of_the_selectors_epoch(
     chosen = checkpoint.load(trainer.selected_file)
     assert (chosen["phase"], chosen["epoch"]) == ("train", expected)
     assert result.record.selected == {"phase": "train", "epoch": expected}
-    # The reported numbers are those of that epoch, computed from its file.
+    # The reported numbers are those of that epoch, computed from its file, and not those of the model at the end.
+    if selector != "last":
+        assert scores[expected].test["accuracy"] != scores[-1].test["accuracy"]
     assert result.record.metrics["test"].accuracy.value == pytest.approx(scores[expected].test["accuracy"])
     assert result.record.selectors[selector].epoch == expected
 
@@ -212,3 +215,25 @@ def test_epochs_before_candidates_from_cannot_be_selected(define: Define, experi
     first = 99  # the last epoch is always a candidate
     trial = experiment("made_up", seed=1, selector="val_accuracy", training=training)
     assert trial.run().record.selected["epoch"] == 3
+
+
+def test_a_clipped_gradient_has_the_stated_norm(define: Define, experiment: Callable[..., Any]) -> None:
+    define(Recording)
+    training = {"optimizer": "sgd", "lr": 1.0, "schedule": "constant", "weight_decay": 0.0}
+    # One step, in which momentum has no say yet.
+    training |= {"grad_clip": 1e-3, "epochs": 1, "batch_size": 4096, "train": "head"}
+    trainer = experiment("made_up", training=training).trainer()
+    before = {name: value.detach().clone() for name, value in trainer.model.head.named_parameters()}
+    trainer.fit()
+    last = checkpoint.load(trainer.last_file)["model"]
+    moved = sum(float((last[f"head.{name}"] - value).square().sum()) for name, value in before.items())
+    assert moved**0.5 == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_last_batch_of_one_sample_is_left_out(experiment: Callable[..., Any]) -> None:
+    trial = experiment("erm", training={"epochs": 1, "batch_size": 32})
+    size = len(trial.dataset.split("train"))
+    trainer = experiment("erm", training={"epochs": 1, "batch_size": size - 1}).trainer()
+    batches = epoch_batches(trainer.data, Phase(), trainer.config, 0)
+    assert [len(batch) for batch in batches.batches] == [size - 1]
+    assert batches.steps == 1

@@ -31,6 +31,8 @@ KILLS = {
     "aim": [("checkpoint", 2), ("step", 3), ("checkpoint", 2)],
     "two_phases": [("step", 14), ("phase", 1), ("checkpoint", 1), ("step", 13)],
 }
+NOISE = {"aim": ["--set", "noise_until=1.0"]}
+"""Masks are drawn after every kill, so that the generators must go on as well."""
 
 
 def run(where: str, count: int, method: str, words: list[str], mini_root: Path, folder: Path) -> int:
@@ -64,7 +66,7 @@ def test_a_run_killed_again_and_again_equals_an_unbroken_one(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    words = SOURCES[source]
+    words = [*SOURCES[source], *NOISE.get(method, [])]
     assert run("never", 0, method, words, mini_root, whole) == 0, (whole / "log.txt").read_text()
     for where, count in KILLS[method]:
         assert run(where, count, method, words, mini_root, killed) == DEAD, (killed / "log.txt").read_text()

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from aimbench.cards import default_cards_dir
 from aimbench.errors import ConfigError
@@ -152,3 +154,20 @@ def test_presets_are_valid_settings() -> None:
         aim.configure({}, preset=name)
     with pytest.raises(ConfigError):
         aim.configure({}, preset="none of these")
+
+
+def test_evaluation_and_photographs_are_never_augmented(experiment: Callable[..., Any]) -> None:
+    data = experiment("aim", training={"augment": True, "train": "all"}).trainer().data
+    plain = experiment("aim", training={"train": "all"}).trainer().data
+    positions = np.arange(6)
+    for name in ("evaluation", "photographs"):
+
+        def image(of: Any, seed: int, name: str = name) -> torch.Tensor:
+            source = of.evaluation("val") if name == "evaluation" else of.photographs("val", 6, region=False)
+            (batch,) = source.epoch(positions, seed=seed)
+            return batch.image
+
+        assert torch.equal(image(data, 0), image(data, 1)), name
+        assert torch.equal(image(data, 0), image(plain, 0)), name
+    (one,), (other,) = (data.training(augment=True).epoch(positions, seed=seed) for seed in (0, 1))
+    assert not torch.equal(one.image, other.image)  # so that the test could fail

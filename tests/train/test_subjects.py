@@ -25,6 +25,7 @@ from aimbench.results.store import Store
 from aimbench.results.validate import check_record
 from aimbench.train import checkpoint
 from aimbench.train.attributions import attribute
+from aimbench.train.evaluate import evaluated_positions
 from aimbench.train.method import Method, MethodConfig
 from aimbench.train.opened import open_run
 from aimbench.train.registry import get_method
@@ -314,3 +315,17 @@ def test_a_vision_transformer_of_torchvisions() -> None:
 def test_networks_without_one_linear_classifier_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="no chain that ends in one linear classifier"):
         TorchvisionNetwork(name)
+
+
+def test_the_subset_that_epg_is_read_on_stays_the_same() -> None:
+    # Records of years compare by it: another draw would mix subsets in one table.
+    assert evaluated_positions(20, 5).tolist() == [5, 6, 9, 10, 13]
+    assert evaluated_positions(4, 5).tolist() == [0, 1, 2, 3]
+
+
+def test_the_group_shares_of_a_definition_are_those_of_the_training_split(experiment: Callable[..., Any]) -> None:
+    trial = experiment()
+    groups = trial.dataset.split("train").group
+    counts = trial.definition.evaluation["train_group_counts"]
+    assert counts == np.bincount(groups, minlength=4).tolist()
+    assert counts != np.bincount(trial.dataset.split("val").group, minlength=4).tolist()
