@@ -37,7 +37,8 @@ def main() -> None:
             options.repeats,
             warm_up=False,
         )
-    where = f"{options.epochs} epochs on frozen features against images, {options.backbone} at {options.size} px"
+    sides = f"{options.epochs} epochs on frozen features against images decoded in every epoch"
+    where = f"{sides}, {options.backbone} at {options.size} px"
     rows = [
         row(f"{where}, features computed in the run", seconds, "images", "features, first run", 10),
         row(f"{where}, features of an earlier run", seconds, "images", "features, later runs", 10),

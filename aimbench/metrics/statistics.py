@@ -116,7 +116,8 @@ def worst_group_interval(
     groups, so the result is joined with the Wilson interval of the worst group.
     In simulations (400 draws each: 4 groups as in Waterbirds, apart and tied; 50
     and 200 groups of 29) it covered the true value in 93 to 100 % of the draws,
-    the percentile bootstrap in 0 to 93 %.
+    the percentile bootstrap in 0 to 93 %. Where dozens of small groups are tied
+    it falls short: 50 groups of 29, all at 0.85, in 82 %, all at 0.6, in 50 %.
 
     Args:
         correct: (G,) correct samples a group.

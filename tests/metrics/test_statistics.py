@@ -109,6 +109,20 @@ def test_worst_group_interval_covers_the_truth(accuracy, n):
     assert covered / 300 >= 0.9
 
 
+def test_worst_group_interval_turns_the_bootstrap_around():
+    rng = np.random.default_rng(0)
+    tied = [rng.binomial(np.full(50, 29), 0.85) for _ in range(40)]
+    intervals = [worst_group_interval(hits, np.full(50, 29), samples=300, seed=i) for i, hits in enumerate(tied)]
+    assert sum(low <= 0.85 <= high for low, high in intervals) > 28  # the percentile bootstrap's upper limit: 14
+    # Far from all others and of many samples, the worst group's own; of the bootstrap's limits the lower one is turned.
+    low, high = worst_group_interval([60, 62, 64, 66], [100, 100, 100, 100], samples=4000)
+    drawn = np.random.default_rng(0).binomial(100, np.array([0.60, 0.62, 0.64, 0.66]), size=(4000, 4)) / 100
+    below, above = np.quantile(drawn.min(axis=1), [0.025, 0.975])
+    wilson = wilson_interval(60, 100)
+    assert low == pytest.approx(min(1.2 - above, wilson[0]))
+    assert high == pytest.approx(max(1.2 - below, wilson[1]))
+
+
 def test_mcnemar_agrees_with_the_binomial_tail():
     first = np.array([1] * 10 + [0] * 2 + [1] * 30 + [0] * 5, dtype=bool)
     second = np.array([0] * 10 + [1] * 2 + [1] * 30 + [0] * 5, dtype=bool)
