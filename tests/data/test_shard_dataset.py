@@ -3,8 +3,10 @@ import io
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from PIL import Image
@@ -12,7 +14,7 @@ from PIL import Image
 from aimbench.data import shards
 from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset
-from aimbench.data.manifest import MANIFEST_NAME, read_manifest
+from aimbench.data.manifest import INDEX_NAME, MANIFEST_NAME, read_manifest
 from aimbench.data.verify import verify
 from aimbench.errors import CardError, DataError
 
@@ -192,3 +194,35 @@ def png(width: int, height: int) -> bytes:
 def test_verify_finds_forged_members(dataset: ShardDataset, suffix: str, data: bytes, expected: str) -> None:
     with pytest.raises(DataError, match=expected):
         verify(replace_member(dataset, suffix, data))
+
+
+def with_manifest(dataset: ShardDataset, **changes: Any) -> ShardDataset:
+    manifest = dataset.manifest.model_copy(update=changes)
+    (dataset.root / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    return ShardDataset(dataset.card, dataset.name, dataset.variant, read_manifest(dataset.root), dataset.root)
+
+
+def test_verify_compares_fingerprint_and_counts_with_the_manifest(dataset: ShardDataset) -> None:
+    whole = dataset.manifest
+    with pytest.raises(DataError, match="fingerprint differs from its manifest"):
+        verify(with_manifest(dataset, fingerprint=whole.fingerprint[::-1]))
+    split = dataset.splits[0]
+    summary = whole.splits[split]
+    first, second, *_ = summary.groups
+    moved = {**summary.groups, first: summary.groups[first] + 1, second: summary.groups[second] - 1}
+    changed = {**whole.splits, split: summary.model_copy(update={"groups": moved})}
+    with pytest.raises(DataError, match="counts differ from its manifest"):
+        verify(with_manifest(dataset, fingerprint=whole.fingerprint, splits=changed))
+
+
+@pytest.mark.parametrize("column", ["label", "group", "place"])
+def test_verify_compares_the_index_with_the_shards(dataset: ShardDataset, column: str) -> None:
+    path = dataset.root / INDEX_NAME
+    table = pq.read_table(path)
+    values = table[column].to_pylist()
+    changed = [1 - values[0] if values[0] in (0, 1) else 0, *values[1:]]
+    place = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(place, table.schema.field(column), [changed]), path)
+    index = dataset.manifest.index.model_copy(update={"sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    with pytest.raises(DataError, match=f"row 0 of .*: {column} differs from its shard"):
+        verify(with_manifest(dataset, index=index))
