@@ -17,7 +17,7 @@ def run(
     train: Annotated[str, typer.Option(help="What is trained: head, last (stage too) or all.")] = "head",
     preset: Annotated[str | None, typer.Option(help="Named settings of the method.")] = None,
     set_: Settings = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.", show_default="20")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step.", show_default="64")] = None,
     lr: Annotated[

@@ -102,7 +102,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"weights file {path} holds more than tensors and was not loaded, because unpickling it could run code;"
             " save its state_dict() alone"
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, SafetensorError) as error:
+    # Bytes that are no pickle at all end its reader with whatever they lead to.
+    except (RuntimeError, ValueError, LookupError, EOFError, OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"weights file {path} cannot be read ({reason}); it may be truncated: copy it again"

@@ -53,7 +53,7 @@ def summary(record: Record) -> list[str]:
         lines += [f"  {name:22}{_percent(value)}" for name, value in named.items() if value is not None]
         if metrics.worst_group_accuracy is not None:
             gap = metrics.accuracy.value - metrics.worst_group_accuracy.value
-            lines.append(f"  {'accuracy - worst group':22}{100 * gap:.1f} points")
+            lines.append(f"  {'gap to worst group':22}{100 * gap:.1f} points")
         if metrics.worst_group is not None:
             lines.append(f"  {'worst group':22}{metrics.worst_group}")
         if 0 < len(metrics.groups) <= _MAX_GROUPS_SHOWN:

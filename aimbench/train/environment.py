@@ -17,11 +17,20 @@ PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow
 
 
 def code_info() -> CodeInfo:
-    """Version, git revision and whether tracked files were changed; None outside a checkout."""
-    root = Path(aimbench.__file__).resolve().parent.parent
+    """Version, git revision and whether the code differs from it; None outside a checkout.
+
+    Code differs where a tracked file was changed or a module is there that git does not know, such as a new method.
+    """
+    return _code_info(Path(aimbench.__file__).resolve().parent.parent)
+
+
+def _code_info(root: Path) -> CodeInfo:
     revision = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
-    return CodeInfo(version=aimbench.__version__, revision=revision, dirty=None if changes is None else changes != "")
+    folders = (f"{folder}/*.py" for folder in ("aimbench", "methods", "baselines"))
+    added = _git(root, "ls-files", "--others", "--exclude-standard", "--", *folders)
+    dirty = None if changes is None else bool(changes or added)
+    return CodeInfo(version=aimbench.__version__, revision=revision, dirty=dirty)
 
 
 def environment(

@@ -146,3 +146,10 @@ def test_offline_auto_names_the_backbone_that_needs_no_network(monkeypatch: pyte
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ConfigError, match="tf_efficientnet_lite0"):
         load_weights(pyramid, "auto")
+
+
+def test_a_file_that_is_no_pickle_at_all_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt"
+    path.write_bytes(b"0.this is a page")
+    with pytest.raises(ConfigError, match=r"bad\.pt"):
+        read_state_dict(path)
