@@ -53,7 +53,7 @@ OutOption = Annotated[Path | None, typer.Option(help="Write to this file, not to
 @app.command()
 def table(
     dataset: DatasetOption = None,
-    method: Annotated[str | None, typer.Option(help="Only this method.", metavar="NAME")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only these methods (repeat it).", metavar="NAME")] = None,
     variant: Annotated[str | None, typer.Option(help="Only this variant of the dataset.", metavar="NAME")] = None,
     backbone: BackboneOption = None,
     kind: KindOption = None,
@@ -86,13 +86,15 @@ def table(
     runs = find_digests(Store(root), name, wanted)
     # A table is made of all its runs: its marks say what is best among all of them, whatever rows are shown.
     tables = [table for table in make_tables(runs) if id is None or table.id.startswith(id)]
-    if method is not None or regime is not None:
-        tables = [part for table in tables if (part := part_of(table, method=method, regime=regime))]
-    if not tables:
+    methods = method or []
+    if methods or regime is not None:
+        tables = [part for table in tables if (part := part_of(table, methods=methods, regime=regime))]
+    lacking = set(methods) - {row.method for table in tables for row in table.rows}
+    if not tables or lacking:
         asked = {
             "--dataset": _joined(name, variant),
             "--id": id,
-            "--method": method,
+            "--method": ",".join(sorted(lacking) or methods) or None,
             "--regime": regime,
             **_as_options(wanted),
         }

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -137,24 +137,24 @@ def make_tables(records: Iterable[Record | Digest]) -> list[Table]:
     return [_make_table(runs) for runs in grouped(digests, lambda run: run.table_key)]
 
 
-def part_of(table: Table, *, method: str | None = None, regime: str | None = None) -> Table | None:
+def part_of(table: Table, *, methods: Collection[str] = (), regime: str | None = None) -> Table | None:
     """Returns a table with some of its rows and a note that says so; None if no row is left.
 
     Marks, configurations and the id stay those of the whole table.
 
     Args:
         table: The table.
-        method: Keep rows of this method.
+        methods: Keep rows of these methods; empty for all.
         regime: Keep rows of methods that train on these labels, such as ``class``.
     """
     rows = tuple(
         row
         for row in table.rows
-        if (method is None or row.method == method) and (regime is None or f"train={regime}" in row.regime.split(", "))
+        if (not methods or row.method in methods) and (regime is None or f"train={regime}" in row.regime.split(", "))
     )
     if not rows:
         return None
-    kept = " ".join(f"--{name} {value}" for name, value in (("method", method), ("regime", regime)) if value)
+    kept = " ".join([*(f"--method {name}" for name in methods), *([f"--regime {regime}"] if regime else [])])
     note = f"Rows of {kept} alone; marks and configurations are those of the whole table."
     return replace(table, rows=rows, notes=(*table.notes, note))
 

@@ -48,6 +48,7 @@ def test_table_is_markdown_in_a_pipe_one_for_each_comparable_set(root):
         (["--dataset", "waterbirds@95"], [("95", "aim"), ("95", "erm")]),
         (["--dataset", "waterbirds", "--variant", "100"], [("100", "erm")]),
         (["--method", "aim"], [("95", "aim")]),
+        (["--dataset", "waterbirds@95", "--method", "erm", "--method", "aim"], [("95", "aim"), ("95", "erm")]),
         (["--kind", "mini"], [("mini", "erm")]),
         (["--backbone", "resnet50", "--selector", "val_accuracy", "--kind", "official", "--method", "erm"],
          [("100", "erm"), ("95", "erm")]),
@@ -69,6 +70,7 @@ def test_an_empty_registry_says_so_and_is_no_error(tmp_path):
     ("words", "message"),
     [
         (["table", "--method", "ermm"], "with --method ermm match; did you mean 'erm'"),
+        (["table", "--method", "erm", "--method", "amm"], "with --method amm match; did you mean 'aim'"),
         (["table", "--dataset", "waterbird@95"], "with --dataset waterbird@95 match; did you mean 'waterbirds'"),
         (["table", "--id", "table-ffff"], "with --id table-ffff match"),
         (["overview", "--method", "ermm"], "did you mean 'erm'"),
