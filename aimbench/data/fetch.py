@@ -290,8 +290,9 @@ def _fetch_hub(source: Source, raw: Path, failures: list[str]) -> Path:
     try:
         commit = huggingface_hub.dataset_info(source.hub, revision=source.revision).sha
         note = f"{source.hub} at {commit}"
-        # What another commit called otherwise would stay beside the files of this one.
-        if part.is_dir() and (not (part / HUB_NOTE).is_file() or (part / HUB_NOTE).read_text("utf-8") != note):
+        # What another commit called otherwise would stay beside the files of this one. A folder without a note was put
+        # there by hand and is only added to.
+        if (part / HUB_NOTE).is_file() and (part / HUB_NOTE).read_text("utf-8") != note:
             shutil.rmtree(part)
         part.mkdir(exist_ok=True)
         (part / HUB_NOTE).write_text(note, "utf-8")

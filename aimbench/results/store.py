@@ -69,7 +69,7 @@ class Store:
         """
         files = files or {}
         folder = self._folder(record.dataset.name)
-        path = folder / f"{_checked_id(record.id)}.json"
+        path = folder / f"{_checked(record.id, _RECORD_ID)}.json"
         for name in files:
             _check_file_name(name, record.id)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -145,7 +145,7 @@ class Store:
 
     def exists(self, record_id: str) -> bool:
         """Returns whether a record with exactly this id is stored; reads neither it nor the names of all others."""
-        file = f"{_checked_prefix(record_id)}.json"
+        file = f"{_checked(record_id, _ID_PREFIX)}.json"
         return any((folder / file).is_file() for folder in self.records.glob("*/"))
 
     def find(
@@ -194,7 +194,7 @@ class Store:
         return self.records / dataset
 
     def _matches(self, prefix: str) -> list[Path]:
-        return sorted(self.records.glob(f"*/{glob.escape(_checked_prefix(prefix))}*.json"))
+        return sorted(self.records.glob(f"*/{glob.escape(_checked(prefix, _ID_PREFIX))}*.json"))
 
 
 def _not_writable(folder: Path, error: OSError) -> RecordError:
@@ -202,14 +202,6 @@ def _not_writable(folder: Path, error: OSError) -> RecordError:
         f"results folder {folder} can't be written ({error.strerror or error}); "
         "name another with --results or AIMBENCH_RESULTS"
     )
-
-
-def _checked_id(record_id: str) -> str:
-    return _checked(record_id, _RECORD_ID)
-
-
-def _checked_prefix(prefix: str) -> str:
-    return _checked(prefix, _ID_PREFIX)
 
 
 def _checked(name: str, allowed: re.Pattern[str]) -> str:
@@ -259,7 +251,7 @@ def parse_record(text: str, path: Path) -> Record:
 
 
 def _check_identity(record: Record, path: Path) -> None:
-    _checked_id(record.id)
+    _checked(record.id, _RECORD_ID)
     if not _VARIANT.fullmatch(record.dataset.variant):
         raise RecordError(
             f"record {path}: variant '{record.dataset.variant}' is not allowed: use letters, digits, '.', '-' and '_'"

@@ -362,3 +362,8 @@ def test_hub_is_the_last_resort(server: Server, tmp_path: Path, monkeypatch: pyt
     raw = RawFolder(tmp_path / "raw3", tmp_path / "cache")
     assert raw.open(card, "images") == folder
     assert raw.forms == ["images: folder mine, someone/mine at decaf"]
+    by_hand = tmp_path / "raw4" / "mine"
+    by_hand.mkdir(parents=True)
+    (by_hand / "own.parquet").touch()
+    card.sources["images"].holds.append("0.parquet")
+    assert (Fetched().run(card, tmp_path / "raw4") / "own.parquet").is_file()

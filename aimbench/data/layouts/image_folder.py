@@ -247,7 +247,7 @@ def _passed_over(root: Path, options: ImageFolderOptions, names: Iterable[str]) 
         for folder in folders
         if folder.is_dir()
         for path in sorted(folder.iterdir())
-        if not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() not in IMAGE_SUFFIXES)
+        if not path.name.startswith(".") and path.suffix.lower() not in IMAGE_SUFFIXES
     ]
     return [f"not taken for images in class folders: {len(left)} files or folders, the first {left[0]}"] if left else []
 

@@ -74,18 +74,18 @@ def make_labels(card: Card, options: TableOptions, labels: Iterable[Value], plac
     place_names = options.places or (_names(places) if options.place else [])
     groups = classes if card.groups == "classes" else card.groups
     derived = len(classes) * len(place_names)
-    if card.groups != "classes" and options.group is None and (options.place is None or len(groups) != derived):
-        raise CardError(
-            f"card of {card.name}: its {len(groups)} groups follow from no column; name options.group, or "
-            f"options.place with as many groups as classes x places ({len(classes)} x {len(place_names)})"
-        )
-    # Indices say by themselves which place they are; names do so in the order of a list.
-    is_ordered = options.places or place_names == [str(i) for i in range(len(place_names))]
-    if card.groups != "classes" and options.group is None and not is_ordered:
-        raise CardError(
-            f"card of {card.name}: its groups are told by class and place; list options.places in the order in which "
-            f"the groups name them (found: {', '.join(place_names)})"
-        )
+    if card.groups != "classes" and options.group is None:
+        if options.place is None or len(groups) != derived:
+            raise CardError(
+                f"card of {card.name}: its {len(groups)} groups follow from no column; name options.group, or "
+                f"options.place with as many groups as classes x places ({len(classes)} x {len(place_names)})"
+            )
+        # Indices say by themselves which place they are; names do so in the order of a list.
+        if not options.places and place_names != [str(i) for i in range(len(place_names))]:
+            raise CardError(
+                f"card of {card.name}: its groups are told by class and place; list options.places in the order in "
+                f"which the groups name them (found: {', '.join(place_names)})"
+            )
     return Labels(card, options, classes, list(groups), place_names)
 
 
