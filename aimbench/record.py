@@ -186,6 +186,11 @@ class CodeInfo(_Strict):
     version: str
     revision: str | None
     dirty: bool | None
+    method_source: str | None = Field(
+        default=None,
+        description="sha256 of the source of the method's own modules; null in older records, and where it changed"
+        " while the run was interrupted.",
+    )
 
 
 class Definition(_Strict):

@@ -102,7 +102,9 @@ def run(
     check_method(method)  # a wrong word is answered before seconds of imports
     parse_dataset(dataset, cards)
 
+    from aimbench.train.claim import claimed
     from aimbench.train.experiment import Experiment, Request
+    from aimbench.train.method_source import is_of_other_source
     from aimbench.train.processes import is_first_by_environment
     from aimbench.train.progress import Reporter
 
@@ -153,13 +155,17 @@ def run(
     )
     if store.exists(experiment.id) and not rerun:
         reporter.line(f"{experiment.id} is recorded already; --rerun runs it again")
+        if is_of_other_source(store.get(experiment.id)):
+            reporter.warn(f"the source of method '{method}' has changed since that record was made")
         return
     if experiment.is_started and resume and (experiment.is_rerun or not rerun):
         reporter.line(f"going on with {experiment.id} from its last checkpoint (--fresh starts over)")
     reporter.line(f"{experiment.id}: {method} on {dataset}, {backbone}, seed {seed}")
-    result = experiment.run(fresh=not resume, rerun=rerun)
     if not is_first_by_environment():
+        experiment.run(fresh=not resume, rerun=rerun)
         return
+    with claimed(experiment.request.runs_root, experiment.id):
+        result = experiment.run(fresh=not resume, rerun=rerun)
     record = result.record
     if rerun and store.exists(record.id):
         # How its settings were chosen stays true; what `probe` measured on the old weights does not.

@@ -20,8 +20,10 @@ from submitit.core.utils import FailedJobError
 
 from aimbench.errors import ConfigError
 from aimbench.machine import usable_cores
+from aimbench.results.store import Store
 from aimbench.sweep.jobs import Job, Planner
 from aimbench.sweep.worker import Board, Share, Worker, run_jobs
+from aimbench.train.method_source import is_of_other_source
 
 ExecutorName = Literal["inline", "local", "slurm"]
 _YEAR_MINUTES = 365 * 24 * 60
@@ -178,6 +180,7 @@ class Sweep:
         waiting = [job for job in jobs if not job.is_done]
         if jobs:
             self.say(f"{name}: {len(jobs)}, of which {len(jobs) - len(waiting)} are recorded already")
+            self._tell_other_source([job for job in jobs if job.is_done])
         for job in waiting:
             self.board.forget(job.id)
         if waiting:
@@ -192,6 +195,15 @@ class Sweep:
             if not job.is_done
         }
         return Outcome([job.id for job in jobs if job.is_done], failures)
+
+    def _tell_other_source(self, done: list[Job]) -> None:
+        other = [job for job in done if is_of_other_source(Store(job.results).get(job.id))]
+        if other:
+            names = ", ".join(sorted({job.request.method for job in other}))
+            self.say(
+                f"warning: {len(other)} of the recorded are of other source than today's of {names}; 'aimbench run"
+                " --rerun' makes one again"
+            )
 
 
 class _Watch:

@@ -16,22 +16,20 @@ from aimbench.errors import AimbenchError
 from aimbench.machine import is_alive
 from aimbench.results.store import Store
 from aimbench.sweep.jobs import Job
+from aimbench.train.claim import claim
 from aimbench.train.experiment import Experiment
 from aimbench.train.progress import Reporter
 
 
 @dataclass(frozen=True)
 class Board:
-    """The sweep's working folder, by which its processes know of each other.
-
-    A claim is a file lock, so it ends with its process however that ends.
-    """
+    """The sweep's working folder, by which its processes know of each other."""
 
     folder: Path
 
     def claim(self, job_id: str) -> FileLock:
         """The lock of a job; whoever holds it runs the job."""
-        return self._lock(f"claims/{job_id}.lock")
+        return claim(self.folder.parent, job_id)
 
     def slot(self, number: int) -> FileLock:
         """The lock of one place among the local workers; an orphan of a killed sweep holds it until it has ended."""

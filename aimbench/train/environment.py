@@ -16,21 +16,21 @@ from aimbench.record import CodeInfo
 PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
 
 
-def code_info() -> CodeInfo:
+def code_info(method_source: str | None = None) -> CodeInfo:
     """Version, git revision and whether the code differs from it; None outside a checkout.
 
     Code differs where a tracked file was changed or a module is there that git does not know, such as a new method.
     """
-    return _code_info(Path(aimbench.__file__).resolve().parent.parent)
+    return _code_info(Path(aimbench.__file__).resolve().parent.parent, method_source)
 
 
-def _code_info(root: Path) -> CodeInfo:
+def _code_info(root: Path, method_source: str | None = None) -> CodeInfo:
     revision = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
     folders = (f"{folder}/*.py" for folder in ("aimbench", "methods", "baselines"))
     added = _git(root, "ls-files", "--others", "--exclude-standard", "--", *folders)
     dirty = None if changes is None else bool(changes or added)
-    return CodeInfo(version=aimbench.__version__, revision=revision, dirty=dirty)
+    return CodeInfo(version=aimbench.__version__, revision=revision, dirty=dirty, method_source=method_source)
 
 
 def environment(

@@ -31,6 +31,7 @@ from aimbench.train.evaluate import Looked, check_epg_samples, check_ground_trut
 from aimbench.train.live import make_loggers
 from aimbench.train.loop import Trainer
 from aimbench.train.method import Method
+from aimbench.train.method_source import source_hash
 from aimbench.train.predictions import Predictions
 from aimbench.train.processes import (
     check_accelerator,
@@ -268,8 +269,31 @@ class Experiment:
         if fresh and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "method_source").write_text(self._compare_source())
         (self.folder / "definition.json").write_text(self.definition.model_dump_json(indent=1))
         (self.folder / "request.json").write_text(json.dumps(asdict(self.request), default=str, indent=1))
+
+    @property
+    def _source(self) -> str:
+        """A hash of the method's source as it is now."""
+        return source_hash(type(self.method).__module__)
+
+    @property
+    def _kept_source(self) -> str | None:
+        """What the run's folder says of the source that trained it so far; None if it says nothing."""
+        path = self.folder / "method_source"
+        return path.read_text() if path.exists() else None
+
+    def _compare_source(self) -> str:
+        """The hash of the method's source, or ``mixed`` where an earlier session of this run had another one."""
+        earlier = self._kept_source if self.is_started else None
+        if earlier in (None, self._source):
+            return self._source
+        self.reporter.warn(
+            f"the source of method '{self.method.name}' has changed since this run began, and the run goes on with both"
+            " (--fresh starts over)"
+        )
+        return "mixed"
 
     @property
     def transform(self) -> TransformConfig:
@@ -369,7 +393,7 @@ class Experiment:
                 step_seconds=trainer.clock.seconds,
                 images=trainer.clock.images,
             ),
-            code=code_info(),
+            code=code_info(self._source if self._kept_source == self._source else None),
             environment=self._environment(trainer.fabric.device),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -59,7 +59,7 @@ def _one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_best_trial_on_validation_runs_with_every_seed_and_a_second_call_does_nothing(
-    mini_root: Path, tmp_path: Path
+    mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = write_plan(tmp_path)
     before = sweep(plan, mini_root, "--dry-run")
@@ -92,6 +92,10 @@ def test_best_trial_on_validation_runs_with_every_seed_and_a_second_call_does_no
     again = sweep(plan, mini_root)
     assert again.exit_code == 0
     assert "of which 2 are recorded already" in again.output
+    assert "other source" not in again.output
+    with monkeypatch.context() as patch:
+        patch.setattr("aimbench.train.method_source.source_hash", lambda module: "another")
+        assert "warning: 2 of the recorded are of other source than today's of erm" in sweep(plan, mini_root).output
     assert [r.created for r in records(tmp_path / "results" / "trials") + records(tmp_path / "results")] == stamps
     after = sweep(plan, mini_root, "--dry-run")
     assert after.output.count("recorded ") == 4
