@@ -1,23 +1,24 @@
 """``aimbench results``: tables of the stored records, single records, and their validation."""
 
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aimbench.cli.options import ResultsRoot, Settings, parse_settings
+from aimbench.cli.options import ResultsRoot, Settings, parse_names, parse_settings
 from aimbench.errors import RecordError
 from aimbench.paths import results_root
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from aimbench.results.digest import Digest
     from aimbench.results.reference import Reference
     from aimbench.results.store import Store
-    from aimbench.results.tables import Table
+    from aimbench.results.tables import Row, Table
 
 app = typer.Typer(help="Tables, single records and validation of the results registry.", no_args_is_help=True)
 
@@ -61,6 +62,15 @@ def table(
     regime: Annotated[
         str | None, typer.Option(help="Only methods that train on these labels: class, groups, ...", metavar="NAME")
     ] = None,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Only runs at their method's default settings.")] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these, comma-separated: accuracy, worst_group_accuracy, epg_gradcam, ..., cost.",
+            metavar="KEYS",
+            show_default="all",
+        ),
+    ] = None,
     id: Annotated[str | None, typer.Option(help="Only the table of this id.", metavar="TABLE")] = None,
     format: Annotated[
         TableFormat | None,
@@ -78,7 +88,7 @@ def table(
     from aimbench.results.reference import load_references, references_for
     from aimbench.results.render import render_all
     from aimbench.results.store import Store
-    from aimbench.results.tables import make_tables, part_of
+    from aimbench.results.tables import make_tables, rows_of, with_columns
 
     root = results_root(results)
     name, variant = split_variant(dataset, variant)
@@ -87,8 +97,13 @@ def table(
     # A table is made of all its runs: its marks say what is best among all of them, whatever rows are shown.
     tables = [table for table in make_tables(runs) if id is None or table.id.startswith(id)]
     methods = method or []
-    if methods or regime is not None:
-        tables = [part for table in tables if (part := part_of(table, methods=methods, regime=regime))]
+    if methods or regime is not None or defaults:
+        keep = _row_filter(methods, regime, runs if defaults else None)
+        words = [*(f"--method {one}" for one in methods), *([f"--regime {regime}"] if regime else [])]
+        words += ["--defaults"] if defaults else []
+        tables = [
+            part for table in tables if (part := rows_of(table, keep, runs, " ".join(words), at_defaults=defaults))
+        ]
     lacking = set(methods) - {row.method for table in tables for row in table.rows}
     if not tables or lacking:
         asked = {
@@ -96,10 +111,13 @@ def table(
             "--id": id,
             "--method": ",".join(sorted(lacking) or methods) or None,
             "--regime": regime,
+            "--defaults": "" if defaults else None,
             **_as_options(wanted),
         }
         _say_nothing_matches(root, asked)
         return
+    if columns is not None:
+        tables = with_columns(tables, parse_names(columns))
     references = references_for(tables, load_references(root / "reference")) if reference else []
     if format is None and out is None and sys.stdout.isatty():
         _draw(tables, references)
@@ -142,6 +160,7 @@ def overview(
     metric: Annotated[
         str, typer.Option(help="A column's key, such as accuracy or epg_gradcam; headline: WGA, else accuracy.")
     ] = "headline",
+    dataset: DatasetOption = None,
     method: Annotated[list[str] | None, typer.Option(help="Only these methods (repeat it).", metavar="NAME")] = None,
     kind: KindOption = None,
     backbone: BackboneOption = None,
@@ -158,10 +177,12 @@ def overview(
     from aimbench.results.tables import make_tables
 
     root = results_root(results)
-    wanted = {"kind": kind, "backbone": backbone, "selector": selector}
-    runs = at_defaults(run for run in find_digests(Store(root), None, wanted) if not method or run.method in method)
+    name, variant = split_variant(dataset, None)
+    wanted = {"variant": variant, "kind": kind, "backbone": backbone, "selector": selector}
+    runs = at_defaults(run for run in find_digests(Store(root), name, wanted) if not method or run.method in method)
     if not runs:
-        _say_nothing_matches(root, {"--method": ",".join(method or []) or None, **_as_options(wanted)})
+        asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **_as_options(wanted)}
+        _say_nothing_matches(root, asked)
         return
     show_or_write(render_overview(make_tables(runs), metric, format.value), out)
 
@@ -366,17 +387,52 @@ def write_bytes(out: Path, content: bytes, option: str = "--out") -> None:
         raise RecordError(f"file {out} can't be written ({error.strerror}); name another with {option}") from error
 
 
+def _row_filter(
+    methods: list[str], regime: str | None, at_defaults_of: "list[Digest] | None"
+) -> "Callable[[Row], bool]":
+    from aimbench.cli.defaults import at_defaults
+
+    records = None if at_defaults_of is None else {run.id for run in at_defaults(at_defaults_of)}
+
+    def keep(row: "Row") -> bool:
+        return (
+            (not methods or row.method in methods)
+            and (regime is None or f"train={regime}" in row.regime.split(", "))
+            and (records is None or row.records[0] in records)
+        )
+
+    return keep
+
+
 def _draw(tables: "list[Table]", references: "list[Reference]") -> None:
     from rich.console import Console
 
-    from aimbench.results.render import best_places, grid, reference_grid, run_notes, title
+    from aimbench.results.render import (
+        best_places,
+        fits,
+        grid,
+        narrow_grid,
+        reference_grid,
+        row_notes,
+        run_notes,
+        title,
+    )
 
     console = Console()
     for table in tables:
-        console.print(title(table), style="bold", markup=False)
-        _draw_grid(console, grid(table), best_places(table))
-        for note in [*table.notes, *run_notes(table), table.id]:
-            console.print(note, style="dim", markup=False)
+        console.print(title(table), style="bold", markup=False, highlight=False)
+        whole = grid(table)
+        if fits(whole, console.width):
+            _draw_grid(console, whole, best_places(table))
+            notes = run_notes(table)
+        else:
+            narrow, best, left_out = narrow_grid(table, console.width)
+            _draw_grid(console, narrow, best)
+            notes = row_notes(table)
+            if left_out:
+                notes = [f"Left out for want of room (--columns chooses): {', '.join(left_out)}.", *notes]
+        for note in [*table.notes, *notes, table.id]:
+            console.print(note, style="dim", markup=False, highlight=False)
         console.print()
     if references:
         console.print("Published numbers, in percent as printed; not ranked with ours", style="bold")

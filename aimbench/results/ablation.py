@@ -94,7 +94,7 @@ def render_ablations(found: Sequence[tuple[Table, Sequence[Ablation]]], format: 
         return json.dumps([_flat(table, one) for table, lines in found for one in lines], indent=1) + "\n"
     if format == "latex":
         blocks = [
-            latex_table(_grid(table, lines), f"{title(table)}. {' '.join(NOTES)}", [table.id]) for table, lines in found
+            latex_table(_grid(table, lines), f"{title(table)}.", NOTES, comments=[table.id]) for table, lines in found
         ]
         return NEEDS_BOOKTABS + "\n\n".join(blocks) + "\n"
     grids = ["\n".join([heading(title(table)), "", *markdown_grid(_grid(table, lines))]) for table, lines in found]

@@ -45,9 +45,17 @@ def markdown_grid(lines: list[list[str]], bold: Container[tuple[int, int]] = ())
 
 
 def latex_table(
-    lines: list[list[str]], caption: str, comments: list[str], bold: Container[tuple[int, int]] = ()
+    lines: list[list[str]],
+    caption: str,
+    notes: Sequence[str] = (),
+    *,
+    comments: Sequence[str] = (),
+    bold: Container[tuple[int, int]] = (),
 ) -> str:
-    """Returns a booktabs table; ``comments`` stand before it and ``bold`` is as in `markdown_grid`."""
+    """Returns a booktabs table with ``notes`` in small print beneath.
+
+    ``comments`` stand before it; ``bold`` is as in `markdown_grid`.
+    """
     header, *rows = [
         " & ".join(
             rf"\textbf{{{cell.translate(_LATEX)}}}" if (line, column) in bold else cell.translate(_LATEX)
@@ -69,6 +77,7 @@ def latex_table(
             *rows,
             r"\bottomrule",
             r"\end{tabular}",
+            *(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {note.translate(_LATEX)}}}" for note in notes),
             r"\end{table}",
         ]
     )

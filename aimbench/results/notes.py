@@ -11,6 +11,11 @@ OF_CONFIG = (
     "the others say what they change against it. A run with `no` setting is from before there was that setting."
 )
 
+OF_COST = (
+    "Cost: parameters that were trained, multiply-accumulates (1e9) of one image's forward pass, and the median "
+    "wall time of a run with its evaluation, on the machine and under the load that it had."
+)
+
 
 def notes(
     runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, marked: bool, several_configs: bool
@@ -45,10 +50,7 @@ def notes(
             "train=masks: ground-truth masks or boxes are read in training; they stand in for the attention maps of "
             "another network where a method's source takes those."
         )
-    lines.append(
-        "Cost: parameters that were trained, multiply-accumulates (1e9) of one image's forward pass, and the median "
-        "wall time of a run with its evaluation, on the machine and under the load that it had."
-    )
+    lines.append(OF_COST)
     if any(run.groups_are_classes for run in runs):
         lines.append("Groups are the classes: WGA is the accuracy of the worst class (for birds, the worst species).")
     if empty := sorted({name for run in runs for name in run.empty_groups}):
@@ -81,11 +83,21 @@ def _without_energy(runs: Sequence[Digest]) -> str:
     return ", ".join(f"{method} {name} {share:.0%}" for method, name, share in worth)
 
 
+def differing_settings(runs: Sequence[Digest]) -> set[str]:
+    """Returns the dotted keys of settings that are not equal in all of the runs.
+
+    What was only evaluated has no training settings, in which it could differ.
+    """
+    return differing([run.training for run in runs if run.training]) | differing(
+        [{"evaluation": run.settings["evaluation"]} for run in runs]
+    )
+
+
 def _shared_training(runs: Sequence[Digest]) -> str:
     # Runs by the thousand share a few settings, whose text the row's key holds.
-    distinct = {run.row_key[-1]: run.settings for run in runs}.values()
-    training = [{key: value for key, value in settings.items() if key != "evaluation"} for settings in distinct]
-    return pick(training[0], set(flattened(training[0])) - differing(training))
+    distinct = {run.row_key[-1]: run.training for run in runs}.values()
+    training = [settings for settings in distinct if settings]
+    return pick(training[0], set(flattened(training[0])) - differing(training)) if training else ""
 
 
 _NOTE_OF_KIND: dict[Kind, str] = {

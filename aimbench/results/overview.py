@@ -40,7 +40,7 @@ def render_overview(tables: Sequence[Table], metric: str, format: Format) -> str
     grid, notes = _grid(places), _notes(places)
     if format == "md":
         return "\n".join([*markdown_grid(grid), "", *bullets(notes)]) + "\n"
-    return NEEDS_BOOKTABS + latex_table(grid, " ".join(notes), [table.id for table, _, _ in places]) + "\n"
+    return NEEDS_BOOKTABS + latex_table(grid, notes[0], notes[1:]) + "\n"
 
 
 def _places(tables: Sequence[Table], metric: str) -> list[Place]:

@@ -13,6 +13,8 @@ from aimbench.results.tables import Cell, Row, Table
 Format = Literal["md", "csv", "json", "latex"]
 
 _MISSING = "-"
+_USUAL = ("accuracy", "worst_group_accuracy", "epg_gradcam", "epg_input_x_gradient")
+_GAP = 3  # characters between columns that a terminal draws
 _COSTS = ("Trained (M)", "GMACs", "Seconds")
 _REFERENCE_TITLE = (
     "Published numbers, in percent as printed. Not ranked with ours: backbone, selector and training differ."
@@ -71,18 +73,69 @@ def grid(table: Table) -> list[list[str]]:
     ``≈`` marks a cell inside the noise of the best; `best_places` says which are the best.
     """
     lines = [_header(table)]
-    with_settings = "Settings" in lines[0]
     for number, row in enumerate(table.rows, 1):
-        line = [f"{row.method} ({number})", row.regime or _MISSING, row.config or _MISSING]
-        line += [row.settings or _MISSING] if with_settings else []
-        line += [str(row.n), *(percent(row.cells.get(column.key), row) for column in table.columns), *_costs(row)]
-        lines.append(line)
+        line = [f"{row.method} ({number})", row.regime or _MISSING]
+        line += [row.config or _MISSING] if "Config" in lines[0] else []
+        line += [row.settings or _MISSING] if "Settings" in lines[0] else []
+        line += [str(row.n), *(percent(row.cells.get(column.key), row) for column in table.columns)]
+        lines.append([*line, *_costs(row)] if table.shows_cost else line)
     return lines
+
+
+def fits(lines: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether a grid can be drawn in ``width`` characters without a line break in a cell."""
+    return sum(max(map(len, column)) + _GAP for column in _across(lines)) <= width
+
+
+def narrow_grid(table: Table, width: int) -> tuple[list[list[str]], set[tuple[int, int]], list[str]]:
+    """Returns what of a table fits a terminal: methods and, of the metrics, the usual ones first, without intervals.
+
+    Args:
+        table: The table.
+        width: Of the terminal, in characters.
+
+    Returns:
+        The grid, its best places (as `best_places`), and the keys of the columns that it lacks. What tells rows
+        apart is in their `row_notes`.
+    """
+    names = [["Method", *(f"{row.method} ({number})" for number, row in enumerate(table.rows, 1))]]
+    names.append(["n", *(str(row.n) for row in table.rows)])
+    blocks: dict[str, list[str]] = {}
+    for column in sorted(table.columns, key=lambda column: column.key not in _USUAL):
+        block = [column.title, *(_brief(row.cells.get(column.key)) for row in table.rows)]
+        if fits(_across([*names, *blocks.values(), block]), width):
+            blocks[column.key] = block
+    shown = [column.key for column in table.columns if column.key in blocks]
+    best = {
+        (line, len(names) + place)
+        for line, row in enumerate(table.rows, 1)
+        for place, key in enumerate(shown)
+        if key in row.cells and row.cells[key].mark == "best"
+    }
+    left_out = [column.key for column in table.columns if column.key not in blocks]
+    return _across([*names, *(blocks[key] for key in shown)]), best, left_out
+
+
+def _across(columns: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [list(line) for line in zip(*columns, strict=True)]
+
+
+def row_notes(table: Table) -> list[str]:
+    """Returns one line a row with what tells it apart, for a grid that leaves it out, and the ids of its runs."""
+    return [
+        f"({number}) {'; '.join(part for part in (row.regime, row.config, row.settings) if part)}: "
+        f"{', '.join(row.records)}"
+        for number, row in enumerate(table.rows, 1)
+    ]
+
+
+def _brief(cell: Cell | None) -> str:
+    return _MISSING if cell is None else mean_and_spread(cell) + (" ≈" if cell.mark == "noise" else "")
 
 
 def best_places(table: Table) -> set[tuple[int, int]]:
     """Returns line and column in the `grid` of the cells that are the best of their column and regime."""
-    first = len(_header(table)) - len(table.columns) - len(_COSTS)
+    first = len(_header(table)) - len(table.columns) - (len(_COSTS) if table.shows_cost else 0)
     return {
         (line, first + place)
         for line, row in enumerate(table.rows, 1)
@@ -118,8 +171,10 @@ def reference_grid(references: Sequence[Reference]) -> list[list[str]]:
 
 
 def _header(table: Table) -> list[str]:
-    settings = ["Settings"] if any(row.settings for row in table.rows) else []
-    return ["Method", "Regime", "Config", *settings, "n", *(column.title for column in table.columns), *_COSTS]
+    settings = ["Config"] if any(row.config for row in table.rows) else []
+    settings += ["Settings"] if any(row.settings for row in table.rows) else []
+    costs = _COSTS if table.shows_cost else ()
+    return ["Method", "Regime", *settings, "n", *(column.title for column in table.columns), *costs]
 
 
 def _costs(row: Row) -> list[str]:
@@ -158,14 +213,15 @@ def _latex(tables: Sequence[Table], references: Sequence[Reference]) -> str:
     blocks = [
         latex_table(
             grid(table),
-            " ".join([f"{title(table)}.", *table.notes]),
-            [f"{table.id}: {command(table)}", *run_notes(table)],
-            best_places(table),
+            f"{title(table)}.",
+            table.notes,
+            comments=[f"{table.id}: {command(table)}", *run_notes(table)],
+            bold=best_places(table),
         )
         for table in tables
     ]
     if references:
-        blocks.append(latex_table(reference_grid(references), _REFERENCE_TITLE, []))
+        blocks.append(latex_table(reference_grid(references), _REFERENCE_TITLE))
     return NEEDS_BOOKTABS + "\n\n".join(blocks) + "\n"
 
 
@@ -193,6 +249,8 @@ def _flat_row(table: Table, row: Row) -> dict[str, Any]:
             flat[f"{column.key}_{name}"] = getattr(cell, name) if cell else None
         if column.key == "worst_group_accuracy":
             flat["worst_group"] = "; ".join(cell.detail) if cell else None
+    if not table.shows_cost:
+        return flat
     return {**flat, "trained_parameters": row.cost.trained, "gmacs": row.cost.gmacs, "wall_seconds": row.cost.seconds}
 
 

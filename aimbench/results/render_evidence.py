@@ -44,8 +44,7 @@ def render_evidence(found: Sequence[tuple[Table, Sequence[Evidence]]], format: F
             lines = [line for grid in grids for line in [*markdown_grid(grid), ""]]
             blocks.append("\n".join([heading(title(table)), "", *lines, *bullets(_notes(table))]))
         else:
-            caption = " ".join([f"{title(table)}.", *_notes(table)])
-            blocks += [latex_table(grid, caption, [table.id]) for grid in grids]
+            blocks += [latex_table(grid, f"{title(table)}.", _notes(table), comments=[table.id]) for grid in grids]
     head = NEEDS_BOOKTABS if format == "latex" else ""
     return head + "\n\n".join(blocks) + "\n"
 

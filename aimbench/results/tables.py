@@ -10,19 +10,23 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from aimbench.errors import ConfigError, nearest_names
 from aimbench.record import Kind, Record
-from aimbench.results.describe import describe, differing, pick
+from aimbench.results.describe import describe, pick
 from aimbench.results.digest import CONDITION_PREFIX, Digest, Score, digest
-from aimbench.results.notes import notes
+from aimbench.results.notes import OF_COST, differing_settings, notes
 from aimbench.results.ranking import UNRANKED, Mark, marks
 from aimbench.results.row_configs import row_configs
 
 # Always shown, so that tables of different datasets read alike; other attributions follow.
 _ATTRIBUTIONS = ("gradcam", "input_x_gradient", "mask", "uniform")
+
+COST = "cost"
+"""Names the columns of a `RowCost` where columns are chosen."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Table:
     notes: tuple[str, ...] = field(default=())
     epg_region: str = "mask"
     groups_are_classes: bool = False
+    shows_cost: bool = True
 
     @property
     def headline(self) -> str:
@@ -137,26 +142,50 @@ def make_tables(records: Iterable[Record | Digest]) -> list[Table]:
     return [_make_table(runs) for runs in grouped(digests, lambda run: run.table_key)]
 
 
-def part_of(table: Table, *, methods: Collection[str] = (), regime: str | None = None) -> Table | None:
-    """Returns a table with some of its rows and a note that says so; None if no row is left.
+def rows_of(
+    table: Table, keep: Callable[[Row], bool], runs: Iterable[Digest], words: str, *, at_defaults: bool = False
+) -> Table | None:
+    """Returns a table with some of its rows, notes on those alone and one that says so; None if no row is left.
 
     Marks, configurations and the id stay those of the whole table.
 
     Args:
         table: The table.
-        methods: Keep rows of these methods; empty for all.
-        regime: Keep rows of methods that train on these labels, such as ``class``.
+        keep: Says of a row whether it is kept.
+        runs: Those that the table was made of, among others.
+        words: The options that choose the rows, for the note.
+        at_defaults: Each row has its method's defaults, so that a method's only row need not say its settings.
     """
-    rows = tuple(
-        row
-        for row in table.rows
-        if (not methods or row.method in methods) and (regime is None or f"train={regime}" in row.regime.split(", "))
-    )
+    rows = tuple(row for row in table.rows if keep(row))
     if not rows:
         return None
-    kept = " ".join([*(f"--method {name}" for name in methods), *([f"--regime {regime}"] if regime else [])])
-    note = f"Rows of {kept} alone; marks and configurations are those of the whole table."
-    return replace(table, rows=rows, notes=(*table.notes, note))
+    if at_defaults:
+        rows_by_method = Counter(row.method for row in rows)
+        rows = tuple(replace(row, config="", settings="") if rows_by_method[row.method] == 1 else row for row in rows)
+    kept = {record for row in rows for record in row.records}
+    note = f"Rows of {words} alone; marks and configurations are those of the whole table."
+    return replace(table, rows=rows, notes=(*_notes([run for run in runs if run.id in kept], rows), note))
+
+
+def with_columns(tables: Sequence[Table], keys: Sequence[str]) -> list[Table]:
+    """Returns the tables with these of their columns alone, in this order; ``cost`` stands for what a run takes.
+
+    Raises:
+        ConfigError: If no table has one of the columns.
+    """
+    known = {column.key: column for table in tables for column in table.columns}
+    for key in keys:
+        if key not in known and key != COST:
+            raise ConfigError(f"--columns: no table has '{key}'; {nearest_names(key, [*known, COST])}")
+    return [
+        replace(
+            table,
+            columns=tuple(known[key] for key in keys if key in {column.key for column in table.columns}),
+            shows_cost=COST in keys,
+            notes=tuple(note for note in table.notes if note != OF_COST or COST in keys),
+        )
+        for table in tables
+    ]
 
 
 def grouped(runs: Iterable[Digest], key: Callable[[Digest], tuple[str, ...]]) -> list[list[Digest]]:
@@ -207,7 +236,7 @@ def student(degrees: int) -> float:
 def _make_table(runs: list[Digest]) -> Table:
     columns = _columns(runs)
     members = [_one_a_seed(group) for group in grouped(runs, lambda run: run.row_key)]
-    settings = differing([group[0].settings for group in members])
+    settings = differing_settings([group[0] for group in members])
     configs = row_configs(members)
     rows = [
         _make_row(group, columns, config, pick(group[0].settings, settings))
@@ -226,15 +255,19 @@ def _make_table(runs: list[Digest]) -> Table:
         selector=first.selector,
         columns=columns,
         rows=tuple(rows),
-        notes=notes(
-            runs,
-            several_seeds=any(row.n > 1 for row in rows),
-            single_runs=any(row.n == 1 for row in rows),
-            marked=any(cell.mark for row in rows for cell in row.cells.values()),
-            several_configs=any(row.config for row in rows),
-        ),
+        notes=_notes(runs, rows),
         epg_region=first.epg_region,
         groups_are_classes=any(run.groups_are_classes for run in runs),
+    )
+
+
+def _notes(runs: Sequence[Digest], rows: Sequence[Row]) -> tuple[str, ...]:
+    return notes(
+        runs,
+        several_seeds=any(row.n > 1 for row in rows),
+        single_runs=any(row.n == 1 for row in rows),
+        marked=any(cell.mark for row in rows for cell in row.cells.values()),
+        several_configs=any(row.config for row in rows),
     )
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from aimbench.cli.defaults import settings_of
 from aimbench.cli.results import app
 from aimbench.errors import ConfigError, RecordError
 from aimbench.results.store import Store
@@ -211,3 +213,58 @@ def test_the_command_line_module_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_narrow_terminal_gets_the_usual_numbers_and_is_told_what_it_lacks(root, monkeypatch, capsys):
+    from aimbench.cli import results
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "46")
+    monkeypatch.setenv("NO_COLOR", "1")
+    results.table(dataset="waterbirds@95")
+    text = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+    assert max(map(len, text.splitlines())) <= 46
+    header = next(line for line in text.splitlines() if "Method" in line)
+    assert header.split() == ["Method", "n", "Accuracy", "WGA"]  # what stands between them has less to say
+    (line,) = (line for line in text.splitlines() if line.strip().startswith("erm (2)"))
+    assert line.split()[2:] == ["2", "80.0", "±", "0.0", "50.0", "±", "0.0"]
+    assert "accuracy_reweighted" in text[text.index("Left out") :]
+    assert "train=class, select=class" in text  # what tells the rows apart stands beneath
+
+
+def test_columns_are_chosen_by_key(root):
+    text = run("table", "--dataset", "waterbirds@95", "--columns", "worst_group_accuracy,accuracy")
+    assert "| Method | Regime | n | WGA | Accuracy |" in text
+    assert "Cost:" not in text
+    assert "GMACs" in run("table", "--dataset", "waterbirds@95", "--columns", "accuracy,cost")
+    header = run("table", "--columns", "accuracy", "--format", "csv").splitlines()[0]
+    assert "wall_seconds" not in header
+    with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
+        run("table", "--columns", "acuracy")
+
+
+def test_rows_at_default_settings_need_no_configuration(root, make_record):
+    defaults = settings_of("erm", {})
+    for lr, seed in ((defaults.training["lr"], 7), (0.5, 7), (0.5, 8)):
+        Store(root).write(
+            make_record(training={**defaults.training, "lr": lr}, config=dict(defaults.config), seed=seed)
+        )
+    whole = run("table", "--dataset", "waterbirds@95")
+    assert "Settings" in whole
+    shown = run("table", "--dataset", "waterbirds@95", "--defaults")
+    (row,) = (line for line in shown.splitlines() if line.startswith("| erm"))
+    assert row.split(" | ")[2] == "1"  # the one run with the default rate, not those of another
+    assert "Settings" not in shown
+    assert "Rows of --defaults alone" in shown
+
+
+def test_latex_has_a_caption_of_one_line_and_its_notes_beneath(root):
+    text = run("table", "--dataset", "waterbirds@95", "--format", "latex")
+    caption = next(line for line in text.splitlines() if line.startswith(r"\caption"))
+    assert "sample standard deviation" not in caption
+    assert text.index(r"\bottomrule") < text.index("sample standard deviation") < text.index(r"\end{table}")
+
+
+def test_an_overview_of_one_dataset(root):
+    with pytest.raises(RecordError, match="--dataset waterbrids"):
+        run("overview", "--dataset", "waterbrids")

@@ -338,3 +338,11 @@ def test_a_row_tells_what_its_runs_take(make_record, make_metrics):
     ]
     shown = next(csv.DictReader(io.StringIO(render(table, "csv"))))
     assert (shown["trained_parameters"], shown["gmacs"], shown["wall_seconds"]) == ("2562", "0.384", "24.0")
+
+
+def test_what_was_only_evaluated_leaves_the_settings_of_trained_rows_alone(make_record):
+    trained = [make_record(training={"train": "head", "epochs": 20, "lr": lr}) for lr in (0.1, 0.2)]
+    external = make_record(method="external", config={"name": "theirs"}).model_copy(update={"training": {}})
+    (table,) = make_tables([*trained, external])
+    assert [row.settings for row in table.rows] == ["lr=0.1", "lr=0.2", ""]
+    assert any(note == "Training of all rows: train=head, epochs=20." for note in table.notes)
