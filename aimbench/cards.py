@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aimbench.errors import CardError, nearest_names
+from aimbench.paths import cards_root
 from aimbench.yaml_text import parse_yaml
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -268,6 +269,7 @@ def default_cards_dir() -> Path:
 
 
 def _folders(cards_dir: Path | None) -> list[Path]:
+    cards_dir = cards_root(cards_dir)
     if cards_dir is None:
         return [default_cards_dir()]
     if not cards_dir.is_dir():

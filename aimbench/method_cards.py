@@ -83,6 +83,18 @@ def load_method_card(path: Path) -> MethodCard:
     except yaml.YAMLError as error:
         raise CardError(f"method card {path} is no YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "card"
-        raise CardError(f"method card {path}, field '{field}': {first['msg']}") from error
+        problems = [
+            f"field '{'.'.join(str(part) for part in problem['loc']) or 'card'}': {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        ]
+        raise CardError(f"method card {path}, {'; '.join(problems)}") from error
+
+
+def read_later(path: Path) -> dict[str, Any]:
+    """Reads the field ``later`` alone, of a card that may still lack others; empty where it cannot be read."""
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    later = content.get("later") if isinstance(content, dict) else None
+    return later if isinstance(later, dict) else {}

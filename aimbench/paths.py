@@ -15,6 +15,12 @@ def raw_root(option: Path | None = None) -> Path | None:
     return Path(value).expanduser() if value else None
 
 
+def cards_root(option: Path | None = None) -> Path | None:
+    """Folder of further dataset cards; None if nobody named one."""
+    value = option or os.environ.get("AIMBENCH_CARDS")
+    return Path(value).expanduser() if value else None
+
+
 def results_root(option: Path | None = None) -> Path:
     """Folder of the results registry: ``records/``, ``tables/``, ``reference/``."""
     return _root(option, "AIMBENCH_RESULTS", Path("results"))

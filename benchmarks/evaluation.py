@@ -78,7 +78,7 @@ def setup(options: argparse.Namespace) -> SimpleNamespace:
         fields=frozenset(),
         batch_size=BATCH,
         stream=False,
-        data_root=options.data,
+        features_root=options.data,
         workers=0,
         cache_bytes=0,
         device=fabric.device,

@@ -136,3 +136,10 @@ def test_checksums_are_those_of_the_archives_own_pages() -> None:
         (True, "1d675b47d978889d74fa0da5fadfb00e"),
         (False, "29b22e2961454d5413ddabcf34fc5622"),
     ]
+
+
+def test_the_environment_names_a_folder_of_further_cards(monkeypatch):
+    assert "streetbirds" not in list_cards()
+    monkeypatch.setenv("AIMBENCH_CARDS", str(Path(__file__).parents[1] / "docs" / "cards"))
+    assert {"streetbirds", "cub"} <= set(list_cards())
+    assert load_card("streetbirds").name == "streetbirds"

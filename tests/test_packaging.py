@@ -17,6 +17,8 @@ def test_every_folder_with_python_files_is_in_the_wheel():
         for folder, name in roots.items()
         for path in (ROOT / folder).rglob("*.py")
     }
+    lacking = sorted(found - packages)
+    assert not lacking, f"add {lacking} to [tool.setuptools] packages in pyproject.toml"
     assert found == packages - {"aimbench._cards"}
 
 

@@ -7,6 +7,7 @@ import typer
 
 from aimbench.cli.columns import print_columns
 from aimbench.cli.options import Cards
+from aimbench.errors import CardError
 from aimbench.needs import GroupCounts, unmet
 
 if TYPE_CHECKING:
@@ -35,12 +36,18 @@ def methods(
             print_reproduction(name, card)
         return
     datasets = [load_card(dataset) for dataset in list_cards()]
-    rows = []
+    rows, broken = [], []
     for method in list_methods():
-        card = method_card(method.name)
+        try:
+            card = method_card(method.name)
+        except CardError as error:
+            card = None
+            broken.append(str(error))
         undefined = ", ".join(_undefined_on(card, datasets)) if card is not None else ""
         rows.append((method.name, _regime(method.regime), undefined, method.summary, method.source))
     print_columns(("method", "labels used", "undefined on", "summary", "source"), rows)
+    for problem in broken:
+        typer.echo(f"warning: {problem}", err=True)
 
 
 @app.command()

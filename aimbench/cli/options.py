@@ -17,7 +17,10 @@ ResultsRoot = Annotated[
 ]
 Cards = Annotated[
     Path | None,
-    typer.Option("--cards", help="Folder of further dataset cards, NAME/card.yaml; they go before aimbench's."),
+    typer.Option(
+        "--cards",
+        help="Folder of further dataset cards, NAME/card.yaml; they go before aimbench's. (env: AIMBENCH_CARDS)",
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

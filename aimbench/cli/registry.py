@@ -60,6 +60,8 @@ def export(
     results: ResultsRoot = None,
 ) -> None:
     """Pack records with their predictions into a zip, or list their numbers as JSON Lines."""
+    if out.suffix not in (".zip", ".jsonl"):
+        raise RecordError(f"--out {out}: name a FILE.zip for whole records or a FILE.jsonl for a flat line a run")
     from aimbench.results.bundle import export_records
     from aimbench.results.flat import json_lines
     from aimbench.results.store import Store

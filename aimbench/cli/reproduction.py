@@ -3,6 +3,7 @@
 import typer
 
 from aimbench.cli.columns import print_columns
+from aimbench.cli.defaults import at_defaults
 from aimbench.method_cards import MethodCard
 from aimbench.needs import MEANING
 from aimbench.paths import results_root
@@ -63,7 +64,9 @@ def _print_published(card: MethodCard) -> None:
 
 def _print_ours(name: str) -> None:
     typer.echo("")
-    tables = make_tables(find_digests(Store(results_root()), None, {"method": name}))
+    runs = find_digests(Store(results_root()), None, {"method": name})
+    shown = at_defaults(runs)
+    tables = make_tables(shown)
     rows = [
         (
             f"{table.dataset}@{table.variant}, {table.kind}",
@@ -76,8 +79,14 @@ def _print_ours(name: str) -> None:
         for table in tables
         for row in table.rows
     ]
-    if not rows:
+    if not runs:
         typer.echo(f"ours: no record in {results_root() / 'records'}; 'aimbench run --method {name}' makes one")
         return
     header = ("ours", "backbone", "selector", "config", "runs", "accuracy", "WGA", "EPG gradcam")
-    print_columns(header, rows)
+    if rows:
+        print_columns(header, rows)
+    if len(runs) > len(shown):
+        typer.echo(
+            f"and {len(runs) - len(shown)} runs with other settings: 'aimbench results table --method {name}' and"
+            f" 'aimbench results ablation {name}' show them"
+        )

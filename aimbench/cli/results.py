@@ -1,5 +1,6 @@
 """``aimbench results``: tables of the stored records, single records, and their validation."""
 
+import shlex
 import sys
 from collections.abc import Callable, Container, Mapping
 from enum import StrEnum
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aimbench.cli.options import ResultsRoot, Settings, parse_names, parse_settings
+from aimbench.cli.options import Cards, ResultsRoot, Settings, parse_names, parse_settings
 from aimbench.errors import RecordError
 from aimbench.paths import results_root
 
@@ -252,8 +253,10 @@ def show(
     record_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a record, or its unique beginning.")],
     json: Annotated[bool, typer.Option("--json", help="The whole record as stored.")] = False,
     results: ResultsRoot = None,
+    cards: Cards = None,
 ) -> None:
     """Show one record."""
+    from aimbench.cards import list_cards
     from aimbench.results.rerun import obstacle, rerun_command
     from aimbench.results.store import Store
     from aimbench.results.summary import summary
@@ -267,7 +270,8 @@ def show(
     card = method_card(record.method.name)
     if command := rerun_command(record, card):
         # Elsewhere, so that the numbers of another machine do not take the place of those that are cited.
-        typer.echo(f"again     {command} --results again")
+        own = "" if record.dataset.name in list_cards() else f" --cards {shlex.quote(str(cards or 'FOLDER_OF_CARDS'))}"
+        typer.echo(f"again     {command}{own} --results again")
     elif record.selected:
         typer.echo(f"again     {obstacle(record, card)}")
 

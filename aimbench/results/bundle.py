@@ -21,13 +21,16 @@ def export_records(store: Store, records: Sequence[Record], out: Path) -> None:
         RecordError: If a file of a record is missing, or the zip can't be written.
     """
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as bundle:
             for record in records:
                 folder = store.records / record.dataset.name
                 for name in (f"{record.id}.json", *sorted(record.files)):
                     bundle.write(folder / name, f"{record.dataset.name}/{name}")
     except OSError as error:
-        raise RecordError(f"bundle {out}: {error.filename or out}: {error.strerror or error}") from error
+        raise RecordError(
+            f"bundle {out}: {error.filename or out}: {error.strerror or error}; name another file with --out"
+        ) from error
 
 
 def import_records(store: Store, bundle: Path) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 Each side is one record, or several that differ in their seed alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from aimbench.errors import RecordError
 from aimbench.metrics.paired_runs import holm, mean_difference, welch_p_value, worst_group_difference
 from aimbench.metrics.statistics import McNemar, PairedDifference, mcnemar
 from aimbench.record import Record
+from aimbench.results.describe import flattened
 from aimbench.results.predictions import read_predictions
 from aimbench.results.store import Store
 
@@ -78,7 +79,7 @@ class Comparison:
         groups: By group, the largest difference first; empty where groups are unknown.
         samples: Samples on which the sides differ, the largest difference first, with the columns ``label``,
             ``group``, ``first`` and ``second`` (share of the runs that were right) and ``difference``.
-        differing: Parts of the definition, besides the seed, in which the two sides differ.
+        differing: What differs in the definitions besides the seed, with the value of either side.
         epg_regions: What EPG counts as the object on either side (``mask``, ``boxes``); of two, it is not compared.
     """
 
@@ -263,8 +264,16 @@ def _check_same_samples(one: str, keys: "pd.Index[Any]", other: str, found: "pd.
 
 
 def _differing(one: Record, other: Record) -> tuple[str, ...]:
-    a, b = _without_seed(one), _without_seed(other)
-    return tuple(name for name in a if a[name] != b[name])
+    """Settings with both values, such as ``training.lr 0.001 / 0.003``; of two methods their names alone."""
+    a, b = flattened(_without_seed(one)), flattened(_without_seed(other))
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    if one.method.name != other.method.name:
+        keys = ["method.name", *(key for key in keys if not key.startswith("method."))]
+    return tuple(f"{key} {_value(a, key)} / {_value(b, key)}" for key in keys)
+
+
+def _value(settings: Mapping[str, Any], key: str) -> str:
+    return str(settings[key]) if key in settings else "-"
 
 
 def _without_seed(record: Record) -> dict[str, Any]:

@@ -73,6 +73,10 @@ class Plan(_Strict):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Plan":
+        for name in ("datasets", "backbones", "seeds"):
+            values = getattr(self, name)
+            if twice := {value for value in values if values.count(value) > 1}:
+                raise ValueError(f"{name} names {', '.join(map(str, sorted(twice)))} more than once")
         drawn = self.search is not None and self.search.kind == "random"
         for method in self.methods:
             for dataset in method.datasets or ():

@@ -144,7 +144,7 @@ class AsIs:
             fields=self.subject.fields,
             batch_size=BATCH,
             stream=False,
-            data_root=self.request.data_root,
+            features_root=self.request.data_root,
             workers=workers,
             cache_bytes=0,
             device=fabric.device,

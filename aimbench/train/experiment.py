@@ -1,6 +1,7 @@
 """One experiment from its request to its record: the whole path, read top to bottom."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -244,7 +245,7 @@ class Experiment:
             batch_size=self.config.batch_size,
             stream=self.config.loader == "stream",
             crop_later=self.config.augment_on == "device",
-            data_root=self.request.data_root,
+            features_root=self._features_root,
             workers=workers,
             cache_bytes=int(request.cache_gb * 1e9 / request.devices),
             device=fabric.device,
@@ -294,6 +295,12 @@ class Experiment:
             " (--fresh starts over)"
         )
         return "mixed"
+
+    @property
+    def _features_root(self) -> Path:
+        """Cached features lie beside the datasets, so that all runs share them, or with the runs where they cannot."""
+        data = self.request.data_root
+        return data if os.access(data, os.W_OK) else self.request.runs_root
 
     @property
     def transform(self) -> TransformConfig:

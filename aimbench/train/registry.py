@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aimbench.errors import ConfigError, nearest_names
-from aimbench.method_cards import MethodCard, load_method_card
+from aimbench.method_cards import MethodCard, load_method_card, read_later
 
 if TYPE_CHECKING:
     from aimbench.train.method import Method, Regime
@@ -108,9 +108,12 @@ def method_card(name: str) -> MethodCard | None:
 
 
 def later_settings(name: str) -> dict[str, Any]:
-    """Settings that a definition of the method leaves out, and the values that it then means; imports nothing."""
-    card = method_card(name)
-    return card.later if card is not None else {}
+    """Settings that a definition of the method leaves out, and the values that it then means; imports nothing.
+
+    A card that is not whole yet is no reason to show no table: what is wrong with it is said where it is used.
+    """
+    entry = _index().get(name)
+    return read_later(entry.card_file) if entry is not None else {}
 
 
 def get_method(name: str) -> type[Method]:

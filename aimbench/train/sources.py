@@ -57,7 +57,7 @@ class RunData:
         fields: batch entries that the method's regime opens.
         stream: training images are read through the shards from front to back.
         crop_later: training images are augmented on the device.
-        data_root: holds the feature cache.
+        features_root: holds the feature cache.
         workers: loader processes.
         cache_bytes: memory that decoded photographs may take; 0 decodes anew each epoch.
     """
@@ -73,7 +73,7 @@ class RunData:
         fields: frozenset[str],
         batch_size: int,
         stream: bool,
-        data_root: Path,
+        features_root: Path,
         workers: int,
         cache_bytes: int,
         device: torch.device,
@@ -97,7 +97,7 @@ class RunData:
         self._sources: dict[tuple[str, int], Source] = {}
         self._datasets: dict[str, ImageDataset] = {}
         self._features = FeatureCache(
-            data_root, dataset.manifest.fingerprint, pyramid, transform.without_augmentation()
+            features_root, dataset.manifest.fingerprint, pyramid, transform.without_augmentation()
         )
 
     def training(self, *, augment: bool, images: bool = False) -> Source | StreamSource:

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from aimbench.cli.defaults import settings_of
 from aimbench.cli.listing import app
 from aimbench.errors import ConfigError
-from aimbench.train.registry import list_methods, method_card
+from aimbench.train.registry import MethodEntry, later_settings, list_methods, method_card
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -43,6 +44,17 @@ def test_methods_are_listed_with_the_datasets_that_lack_what_they_need(monkeypat
     assert {line[2] for line in run("methods")[1:]} == {undefined}
 
 
+def test_a_card_that_is_not_whole_yet_is_named_and_the_others_are_listed(monkeypatch, tmp_path):
+    (tmp_path / "mine.yaml").write_text("title: Mine\nlater: {width: 3}\n")
+    entry = MethodEntry("mine", "aimbench.baselines.erm", "A paper", "Mine.", {"train": "class"})
+    monkeypatch.setattr(MethodEntry, "card_file", property(lambda self: tmp_path / f"{self.name}.yaml"))
+    monkeypatch.setattr("aimbench.train.registry._index", lambda: {"mine": entry})
+    result = CliRunner().invoke(app, ["methods"], catch_exceptions=False)
+    assert result.stdout.splitlines()[1].startswith("mine\ttrain=class")
+    assert "field 'authors': Field required; field 'venue'" in result.stderr  # all at once
+    assert later_settings("mine") == {"width": 3}  # tables need no more of it
+
+
 def test_a_methods_card_is_shown_with_its_settings():
     lines = run("methods", "erm")
     assert ["frozen features: A linear layer on the pooled features, standardised per channel."] in lines
@@ -69,8 +81,10 @@ def test_published_numbers_stand_beside_those_of_our_records(monkeypatch):
         values = of_run.setdefault(json.dumps(shared, sort_keys=True), [])
         values.append(100 * record["metrics"]["test"]["accuracy"]["value"])
     shown = {line[5] for line in lines if line[0].startswith("waterbirds@")}
-    several = [values for values in of_run.values() if len(values) > 1]
+    defaults = settings_of("erm", {}).training
+    several = [values for key, values in of_run.items() if json.loads(key)[3] == defaults and len(values) > 1]
     assert several
+    assert any("runs with other settings" in line[0] for line in lines)
     assert {f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" for values in several} <= shown
 
 

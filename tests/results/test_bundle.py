@@ -114,6 +114,12 @@ def test_the_commands(store, tmp_path):
     assert "2 records in" in run.output
     run = CliRunner().invoke(app, ["results", "import", zipped, "--results", str(tmp_path / "third")])
     assert "2 added, 0 already there" in run.output
+    run = CliRunner().invoke(app, ["results", "export", "--out", "out.txt", "--results", str(store.root)])
+    assert isinstance(run.exception, RecordError)
+    assert "name a FILE.zip" in str(run.exception)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match="name another file with --out"):
+        export_records(store, store.find(), tmp_path / "file" / "out.zip")
 
 
 def test_pandas_and_hugging_face_open_the_runs_in_one_line(store, tmp_path):

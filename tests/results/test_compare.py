@@ -63,7 +63,7 @@ def test_single_runs_by_hand(store, add):
     assert "p (McNemar, Holm)" in "\n".join(comparison_lines(found))
     assert found.groups[0].p_value == pytest.approx(1.0)  # 2 / 2**2, times four groups, at most 1
     assert found.samples.index.tolist() == ["bird3", "bird4", "bird5", "bird7"]
-    assert found.differing == ("method",)
+    assert found.differing == ("method.name aim / erm",)
 
 
 def test_samples_are_matched_by_key_not_by_place(store, add):
@@ -120,7 +120,7 @@ def test_refuses_what_is_not_paired(store, add):
         compare(store, [one], [add("erm", HALF, keys=[f"bird{i}" for i in range(1, 9)])])
     with pytest.raises(RecordError, match="comes more than once"):
         compare(store, [one], [add("erm", HALF, seed=3, keys=["bird1"] * 8)])
-    with pytest.raises(RecordError, match=r"more than their seed \(method\)"):
+    with pytest.raises(RecordError, match=r"more than their seed \(method.name aim / erm\)"):
         compare(store, [one, add("erm", HALF, seed=4)], [one])
     with pytest.raises(RecordError, match="named more than once"):
         compare(store, [one, one], [one])
@@ -145,3 +145,9 @@ def test_command_line(store, add, tmp_path):
     single = CliRunner().invoke(app, ["results", "compare", one, other.id, "--results", str(store.root)])
     assert "first alone right on 4 samples, second on 0" in single.output
     assert len(pd.read_csv(csv)) == 4
+
+
+def test_settings_that_differ_are_named_with_both_values(store, add):
+    one = add("erm", ALL_RIGHT, training={"train": "head", "epochs": 20, "lr": 0.001})
+    other = add("erm", HALF, training={"train": "head", "epochs": 20, "lr": 0.003, "augment": True})
+    assert compare(store, [one], [other]).differing == ("training.lr 0.001 / 0.003", "training.augment - / True")

@@ -268,3 +268,12 @@ def test_latex_has_a_caption_of_one_line_and_its_notes_beneath(root):
 def test_an_overview_of_one_dataset(root):
     with pytest.raises(RecordError, match="--dataset waterbrids"):
         run("overview", "--dataset", "waterbrids")
+
+
+def test_again_names_the_cards_of_an_own_dataset(root, make_record, monkeypatch):
+    own = make_record(dataset="shores")
+    Store(root).write(own)
+    assert run("show", own.id).splitlines()[-1].endswith(" --cards FOLDER_OF_CARDS --results again")
+    assert " --cards 'my cards' --results" in run("show", own.id, "--cards", "my cards").splitlines()[-1]
+    ours = make_record(method="erm")
+    assert "--cards" not in run("show", ours.id).splitlines()[-1]

@@ -66,6 +66,8 @@ def test_a_space_smaller_than_its_trials_is_taken_whole() -> None:
         ({"training": {"lr": {"uniform": [1]}}, "search": {"trials": 2}}, r"needs \[low, high\]"),
         ({"search": {"trials": 0}}, "search.trials"),
         ({"methods": [{"method": "erm", "datasets": ["waterbirds"]}]}, "none of the plan's datasets"),
+        ({"seeds": [0, 1, 0]}, "seeds names 0 more than once"),
+        ({"datasets": ["cub", "cub"]}, "datasets names cub more than once"),
     ],
 )
 def test_a_wrong_plan_is_one_line_that_names_the_place(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:

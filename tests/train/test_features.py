@@ -131,3 +131,14 @@ def test_computing_features_or_finding_them_changes_nothing(experiment: Callable
     )
     assert computed.files["epochs"] == found.files["epochs"]
     assert computed.record.phases == found.record.phases
+
+
+def test_features_of_data_that_cannot_be_written_beside_lie_with_the_runs(
+    experiment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = experiment("erm", runs_root=tmp_path / "runs")
+    data, access = trial.request.data_root, os.access
+    # A test may run as root, who may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != data and access(path, mode))
+    trial.run()
+    assert list((tmp_path / "runs" / "features").rglob("train.embedding.npy"))

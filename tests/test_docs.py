@@ -1,0 +1,83 @@
+"""What the documentation shows is what the program takes."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from aimbench.method_cards import load_method_card
+from aimbench.sweep.plan import MethodPlan, Plan, Search, read_plan
+from aimbench.train import phase, registry
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def block(path: str, language: str, beginning: str = "") -> str:
+    """The code block of a page that is in a language and begins with a text."""
+    found = BLOCK.findall((ROOT / path).read_text(encoding="utf-8"))
+    (text,) = (text for kind, text in found if kind == language and text.startswith(beginning))
+    return text
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "phases"),
+    [("README.md", "mine", ["train"]), ("docs/adding-a-method.md", "second_look", ["first", "again"])],
+)
+def test_the_methods_that_are_shown_run(
+    page: str,
+    name: str,
+    phases: list[str],
+    experiment: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = f"shown_{name}"
+    path = tmp_path / f"{module}.py"
+    path.write_text(block(page, "python", f"# methods/{name}/"))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, module, loaded)
+    spec.loader.exec_module(loaded)
+    record = experiment(name).run().record
+    assert list(dict.fromkeys(entry["phase"] for entry in record.phases)) == phases
+    assert record.code.method_source is not None
+
+
+def test_the_card_that_is_shown_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "second_look.yaml"
+    path.write_text(block("docs/adding-a-method.md", "yaml", "# methods/second_look/"))
+    assert load_method_card(path).bibtex.startswith("@misc")
+
+
+def test_the_plan_that_is_shown_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(block("docs/plans.md", "yaml"))
+    plan = read_plan(path)
+    assert all(len(plan.points(method)) == 4 for method in plan.methods)
+    assert yaml.safe_load(path.read_text())["search"]["trials"] == 4
+
+
+@pytest.mark.parametrize("model", [Plan, MethodPlan, Search])
+def test_the_page_on_plans_names_every_field(model: type[BaseModel]) -> None:
+    text = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
+    assert [name for name in model.model_fields if f"`{name}`" not in text] == []
+
+
+def test_the_page_on_methods_names_only_fields_that_a_phase_has() -> None:
+    text = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+    table = text[text.index("**`Phase`**") : text.index("**Other things")]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    named = {name for line in rows for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert named
+    assert named <= set(phase.Phase.__dataclass_fields__)
