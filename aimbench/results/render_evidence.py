@@ -20,8 +20,8 @@ NOTES = (
     "A row is compared with the ERM, the topdown and the oracle of its own training settings; where they were not run, "
     "with those whose rates were chosen for themselves: of several the one with most seeds, then the strongest by the "
     "metric.",
-    "Gap closed: (method - ERM) / (oracle mask - ERM). ≈ says that the seeds do not tell the oracle from ERM, "
-    "or that there is one seed only.",
+    "Gap closed: (method - ERM) / (oracle mask - ERM). ≈ stands where it would say nothing: the seeds do not tell "
+    "the oracle from ERM, or there is one seed only.",
     "The oracle reads ground-truth masks: a ceiling, not a competitor.",
 )
 
@@ -55,7 +55,7 @@ def evidence_grid(evidence: Sequence[Evidence]) -> list[list[str]]:
     for one in evidence:
         row = one.row
         config = ", ".join(part for part in (row.config, row.settings) if part)
-        gap = _MISSING if one.gap_closed is None else f"{100 * one.gap_closed:.0f} %" + " ≈" * one.gap_in_noise
+        gap = _MISSING if one.gap_closed is None else "≈" if one.gap_in_noise else f"{100 * one.gap_closed:.0f} %"
         value = mean_and_spread(row.cells[one.metric])
         differences = [points(one.difference), points(one.over_control)]
         lines.append([row.method, row.regime, config or _MISSING, str(row.n), value, *differences, gap])

@@ -1,5 +1,6 @@
 """One record in a screenful of text."""
 
+from aimbench.metrics.probe_words import probe_words
 from aimbench.record import EpgScore, Interval, Record, SelectorScore
 from aimbench.results.digest import CONDITION_PREFIX
 
@@ -68,7 +69,8 @@ def summary(record: Record) -> list[str]:
                 lines.append("    " + ", ".join(f"{group} {100 * value:.1f}" for group, value in epg.groups.items()))
     lines += [f"drop      {words}" for words in drops(record)]
     lines += [
-        f"probe     {name:32}{100 * p.value:.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]  {p.n} samples"
+        f"probe     {name:32}{100 * p.value:.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]  {p.n} samples  "
+        f"{probe_words(name)}"
         for name, p in record.probes.items()
     ]
     if record.selectors:

@@ -16,6 +16,7 @@ from aimbench.data.transforms import Transform, TransformConfig
 from aimbench.errors import DataError
 from aimbench.metrics import perturbations
 from aimbench.metrics.perturbations import noise_on_object
+from aimbench.metrics.probe_words import probe_words
 from aimbench.results.store import Store
 from aimbench.results.validate import check_record
 from aimbench.train.evaluate import evaluated_positions
@@ -85,6 +86,7 @@ def test_probes_are_written_into_the_record(
     for name, value in probes.items():
         assert value["n"] == 12, name
         assert value["low"] <= value["value"] <= value["high"], name
+        assert probe_words(name), name
     assert check_record(store, path) == []
 
     assert call("--tests", "gryed") == (2, "error: unknown probe 'gryed': did you mean 'greyed'?\n")
