@@ -218,9 +218,7 @@ def load_card(name: str, cards_dir: Path | None = None) -> Card:
     """
     known = list_cards(cards_dir)
     if name not in known:
-        raise CardError(
-            f"unknown dataset '{name}'; {nearest_names(name, known)}, or name its folder of cards with --cards"
-        )
+        raise CardError(f"unknown dataset '{name}'; {nearest_names(name, known)} Cards of your own: --cards FOLDER")
     path = next(path for folder in _folders(cards_dir) if (path := folder / name / "card.yaml").is_file())
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
@@ -272,6 +270,10 @@ def _folders(cards_dir: Path | None) -> list[Path]:
     cards_dir = cards_root(cards_dir)
     if cards_dir is None:
         return [default_cards_dir()]
+    if (cards_dir / "card.yaml").is_file():
+        raise CardError(
+            f"cards folder {cards_dir} is one dataset's; name the folder above it, which holds NAME/card.yaml"
+        )
     if not cards_dir.is_dir():
         raise CardError(f"cards folder {cards_dir} does not exist; name the folder that holds NAME/card.yaml")
     return [cards_dir, default_cards_dir()]

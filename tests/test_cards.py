@@ -143,3 +143,8 @@ def test_the_environment_names_a_folder_of_further_cards(monkeypatch):
     monkeypatch.setenv("AIMBENCH_CARDS", str(Path(__file__).parents[1] / "docs" / "cards"))
     assert {"streetbirds", "cub"} <= set(list_cards())
     assert load_card("streetbirds").name == "streetbirds"
+
+
+def test_the_folder_of_one_card_is_told_from_a_folder_of_cards():
+    with pytest.raises(CardError, match="name the folder above it"):
+        list_cards(Path(__file__).parents[1] / "docs" / "cards" / "streetbirds")

@@ -51,6 +51,8 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
             run code when loaded.
     """
     folder = file.resolve().parent
+    if not file.exists():
+        raise ConfigError(f"checkpoint {file} does not exist; those of a run lie in its folder under --runs")
     try:
         definition = Definition.model_validate_json((folder / "definition.json").read_bytes())
         local = json.loads((folder / "request.json").read_bytes())

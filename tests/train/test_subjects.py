@@ -119,6 +119,7 @@ def test_what_is_no_checkpoint_of_a_run_is_one_line(
     lonely.mkdir()
     shutil.copy(file, lonely)
     assert "is no run's folder: it holds no definition.json" in refused(lonely / "selected.pt")
+    assert "nofile.pt does not exist" in refused(lonely / "nofile.pt")
     assert "does not exist" in refused(trial.folder / "best.pt")
     status, _, error = evaluate("--checkpoint", str(file), "--train-labels", "groups")
     assert (status, "--train-labels says nothing with a run's checkpoint" in error) == (2, True)
