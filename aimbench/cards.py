@@ -275,7 +275,9 @@ def _folders(cards_dir: Path | None) -> list[Path]:
             f"cards folder {cards_dir} is one dataset's; name the folder above it, which holds NAME/card.yaml"
         )
     if not cards_dir.is_dir():
-        raise CardError(f"cards folder {cards_dir} does not exist; name the folder that holds NAME/card.yaml")
+        raise CardError(
+            f"cards folder {cards_dir} (--cards or AIMBENCH_CARDS) does not exist; name the folder of NAME/card.yaml"
+        )
     return [cards_dir, default_cards_dir()]
 
 

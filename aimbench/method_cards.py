@@ -91,10 +91,16 @@ def load_method_card(path: Path) -> MethodCard:
 
 
 def read_later(path: Path) -> dict[str, Any]:
-    """Reads the field ``later`` alone, of a card that may still lack others; empty where it cannot be read."""
+    """Reads the field ``later`` alone, of a card that may still lack others; empty if there is no card.
+
+    Raises:
+        CardError: it is no YAML.
+    """
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except FileNotFoundError:
         return {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise CardError(f"method card {path} is no YAML: {' '.join(str(error).split())}") from error
     later = content.get("later") if isinstance(content, dict) else None
     return later if isinstance(later, dict) else {}

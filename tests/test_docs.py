@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import BaseModel
 
 from aimbench.method_cards import load_method_card
@@ -65,12 +64,16 @@ def test_the_plan_that_is_shown_is_one(tmp_path: Path) -> None:
     path.write_text(block("docs/plans.md", "yaml"))
     plan = read_plan(path)
     assert all(len(plan.points(method)) == 4 for method in plan.methods)
-    assert yaml.safe_load(path.read_text())["search"]["trials"] == 4
 
 
-@pytest.mark.parametrize("model", [Plan, MethodPlan, Search])
-def test_the_page_on_plans_names_every_field(model: type[BaseModel]) -> None:
-    text = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("model", "beginning"), [(Plan, "| `"), (MethodPlan, "Of a method: "), (Search, "| `search` |")]
+)
+def test_the_page_on_plans_names_every_field(model: type[BaseModel], beginning: str) -> None:
+    page = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
+    parts = [part.strip() for part in page.replace("|\n", "|\n\n").split("\n\n")]
+    found = [part for part in parts if part.startswith(beginning)]
+    text = " ".join(part.split("|")[1] if model is Plan else part for part in found)
     assert [name for name in model.model_fields if f"`{name}`" not in text] == []
 
 

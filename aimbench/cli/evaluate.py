@@ -141,6 +141,7 @@ def evaluate(
     request = AsIsRequest(
         dataset=dataset,
         data_root=data_root,
+        runs_root=paths.runs_root(),
         library=None if network is None else "timm" if timm else "torchvision",
         network=network,
         checkpoint=checkpoint,

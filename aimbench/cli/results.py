@@ -11,7 +11,7 @@ import typer
 
 from aimbench.cli.options import Cards, ResultsRoot, Settings, parse_names, parse_settings
 from aimbench.errors import RecordError
-from aimbench.paths import results_root
+from aimbench.paths import cards_root, results_root
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -256,7 +256,6 @@ def show(
     cards: Cards = None,
 ) -> None:
     """Show one record."""
-    from aimbench.cards import list_cards
     from aimbench.results.rerun import obstacle, rerun_command
     from aimbench.results.store import Store
     from aimbench.results.summary import summary
@@ -270,10 +269,19 @@ def show(
     card = method_card(record.method.name)
     if command := rerun_command(record, card):
         # Elsewhere, so that the numbers of another machine do not take the place of those that are cited.
-        own = "" if record.dataset.name in list_cards() else f" --cards {shlex.quote(str(cards or 'FOLDER_OF_CARDS'))}"
-        typer.echo(f"again     {command}{own} --results again")
+        typer.echo(f"again     {command}{_cards_option(record.dataset.name, cards)} --results again")
     elif record.selected:
         typer.echo(f"again     {obstacle(record, card)}")
+
+
+def _cards_option(dataset: str, cards: Path | None) -> str:
+    """What `aimbench run` must be told of where a dataset's card lies."""
+    from aimbench.cards import list_cards
+
+    own = cards_root(cards)
+    if own is not None and (own / dataset / "card.yaml").is_file():
+        return f" --cards {shlex.quote(str(own))}"
+    return "" if dataset in list_cards(cards) else " --cards FOLDER_OF_CARDS"
 
 
 @app.command()
@@ -409,8 +417,11 @@ def _row_filter(
 
 
 def _draw(tables: "list[Table]", references: "list[Reference]") -> None:
+    from dataclasses import replace
+
     from rich.console import Console
 
+    from aimbench.results.notes import OF_COST, OF_INTERVAL
     from aimbench.results.render import (
         best_places,
         fits,
@@ -432,9 +443,9 @@ def _draw(tables: "list[Table]", references: "list[Reference]") -> None:
         else:
             narrow, best, left_out = narrow_grid(table, console.width)
             _draw_grid(console, narrow, best)
-            notes = row_notes(table)
-            if left_out:
-                notes = [f"Left out for want of room (--columns chooses): {', '.join(left_out)}.", *notes]
+            lacking = f"Left out for want of room (--columns chooses): {', '.join(left_out)}."
+            notes = [*([lacking] if left_out else []), *row_notes(table)]
+            table = replace(table, notes=tuple(note for note in table.notes if note not in (OF_COST, OF_INTERVAL)))
         for note in [*table.notes, *notes, table.id]:
             console.print(note, style="dim", markup=False, highlight=False)
         console.print()

@@ -1,10 +1,15 @@
 """``aimbench run``: train a method on a dataset, evaluate it, write its record."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aimbench.cli.options import Cards, DataRoot, ResultsRoot, RunsRoot, Settings, parse_names, parse_settings
+
+if TYPE_CHECKING:
+    from aimbench.results.store import Store
+    from aimbench.train.experiment import Experiment
+    from aimbench.train.progress import Reporter
 
 
 def run(
@@ -96,7 +101,6 @@ def run(
     from aimbench import paths
     from aimbench.cards import parse_dataset
     from aimbench.results.store import Store
-    from aimbench.results.summary import headline_text
     from aimbench.train.registry import check_method
 
     check_method(method)  # a wrong word is answered before seconds of imports
@@ -104,7 +108,6 @@ def run(
 
     from aimbench.train.claim import claimed
     from aimbench.train.experiment import Experiment, Request
-    from aimbench.train.method_source import is_of_other_source
     from aimbench.train.processes import is_first_by_environment
     from aimbench.train.progress import Reporter
 
@@ -142,7 +145,7 @@ def run(
             epg_samples=epg_samples,
             epg_region=epg_region,
             **({} if attributions is None else {"attributions": parse_names(attributions)}),
-            cards=cards,
+            cards=paths.cards_root(cards),
             workers=workers,
             cache_gb=cache_gb,
             accelerator=device,
@@ -153,19 +156,29 @@ def run(
         ),
         reporter,
     )
+    with claimed(experiment.request.runs_root, experiment.id, processes=devices * nodes):
+        _run_to_its_record(experiment, store, reporter, resume=resume, rerun=rerun)
+
+
+def _run_to_its_record(
+    experiment: "Experiment", store: "Store", reporter: "Reporter", *, resume: bool, rerun: bool
+) -> None:
+    from aimbench.results.summary import headline_text
+    from aimbench.train.method_source import is_of_other_source
+    from aimbench.train.processes import is_first_by_environment
+
+    asked = experiment.request
     if store.exists(experiment.id) and not rerun:
         reporter.line(f"{experiment.id} is recorded already; --rerun runs it again")
-        if is_of_other_source(store.get(experiment.id)):
-            reporter.warn(f"the source of method '{method}' has changed since that record was made")
+        if is_of_other_source(asked.method, store.get(experiment.id).code.method_source):
+            reporter.warn(f"the source of method '{asked.method}' has changed since that record was made")
         return
     if experiment.is_started and resume and (experiment.is_rerun or not rerun):
         reporter.line(f"going on with {experiment.id} from its last checkpoint (--fresh starts over)")
-    reporter.line(f"{experiment.id}: {method} on {dataset}, {backbone}, seed {seed}")
+    reporter.line(f"{experiment.id}: {asked.method} on {asked.dataset}, {asked.backbone}, seed {asked.seed}")
+    result = experiment.run(fresh=not resume, rerun=rerun)
     if not is_first_by_environment():
-        experiment.run(fresh=not resume, rerun=rerun)
         return
-    with claimed(experiment.request.runs_root, experiment.id):
-        result = experiment.run(fresh=not resume, rerun=rerun)
     record = result.record
     if rerun and store.exists(record.id):
         # How its settings were chosen stays true; what `probe` measured on the old weights does not.

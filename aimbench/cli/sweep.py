@@ -60,7 +60,7 @@ def sweep(
     from aimbench.sweep.estimate import Estimator, forecast
     from aimbench.sweep.jobs import Planner, Roots
 
-    roots = Roots(paths.data_root(data), paths.runs_root(runs), paths.results_root(results), cards)
+    roots = Roots(paths.data_root(data), paths.runs_root(runs), paths.results_root(results), paths.cards_root(cards))
     planner = Planner(found, roots, {"accelerator": device, "cache_gb": cache_gb})
     if dry_run:
         _show(forecast(planner, Estimator.of(roots)))

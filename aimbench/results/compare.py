@@ -13,10 +13,11 @@ import numpy.typing as npt
 from aimbench.errors import RecordError
 from aimbench.metrics.paired_runs import holm, mean_difference, welch_p_value, worst_group_difference
 from aimbench.metrics.statistics import McNemar, PairedDifference, mcnemar
-from aimbench.record import Record
-from aimbench.results.describe import flattened
+from aimbench.record import Record, with_later
+from aimbench.results.describe import differing, flattened
 from aimbench.results.predictions import read_predictions
 from aimbench.results.store import Store
+from aimbench.train.registry import later_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -266,7 +267,8 @@ def _check_same_samples(one: str, keys: "pd.Index[Any]", other: str, found: "pd.
 def _differing(one: Record, other: Record) -> tuple[str, ...]:
     """Settings with both values, such as ``training.lr 0.001 / 0.003``; of two methods their names alone."""
     a, b = flattened(_without_seed(one)), flattened(_without_seed(other))
-    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    unequal = differing([a, b])
+    keys = [key for key in {**a, **b} if key in unequal or (key in a) != (key in b)]
     if one.method.name != other.method.name:
         keys = ["method.name", *(key for key in keys if not key.startswith("method."))]
     return tuple(f"{key} {_value(a, key)} / {_value(b, key)}" for key in keys)
@@ -277,7 +279,10 @@ def _value(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _without_seed(record: Record) -> dict[str, Any]:
-    return record.definition.model_dump(mode="json", exclude={"seed"})
+    """The definition with the settings of the method that it leaves out, as the run had them."""
+    found = record.definition.model_dump(mode="json", exclude={"seed"})
+    found["method"]["config"] = with_later(record.method.config, later_settings(record.method.name))
+    return found
 
 
 def _dataset(record: Record) -> str:

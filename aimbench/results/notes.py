@@ -15,6 +15,7 @@ OF_COST = (
     "Cost: parameters that were trained, multiply-accumulates (1e9) of one image's forward pass, and the median "
     "wall time of a run with its evaluation, on the machine and under the load that it had."
 )
+OF_INTERVAL = "[low, high] is the 95 % interval of a single run."
 
 
 def notes(
@@ -33,7 +34,7 @@ def notes(
     if several_seeds:
         lines.append("± is the sample standard deviation over n seeds.")
     if single_runs:
-        lines.append("[low, high] is the 95 % interval of a single run.")
+        lines.append(OF_INTERVAL)
     if marked:
         lines.append(
             "Bold is the best of its column among rows of the same regime; ≈ marks what lies inside the noise of it: "

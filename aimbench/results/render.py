@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from aimbench.errors import ConfigError, nearest_names
 from aimbench.results.markup import NEEDS_BOOKTABS, bullets, csv_text, heading, latex_table, markdown_grid
 from aimbench.results.reference import Reference
-from aimbench.results.tables import Cell, Row, Table
+from aimbench.results.tables import COST, Cell, Row, Table
 
 Format = Literal["md", "csv", "json", "latex"]
 
@@ -84,7 +84,7 @@ def grid(table: Table) -> list[list[str]]:
 
 def fits(lines: Sequence[Sequence[str]], width: int) -> bool:
     """Whether a grid can be drawn in ``width`` characters without a line break in a cell."""
-    return sum(max(map(len, column)) + _GAP for column in _across(lines)) <= width
+    return 1 + sum(max(map(len, column)) + _GAP for column in _across(lines)) <= width
 
 
 def narrow_grid(table: Table, width: int) -> tuple[list[list[str]], set[tuple[int, int]], list[str]]:
@@ -112,7 +112,7 @@ def narrow_grid(table: Table, width: int) -> tuple[list[list[str]], set[tuple[in
         for place, key in enumerate(shown)
         if key in row.cells and row.cells[key].mark == "best"
     }
-    left_out = [column.key for column in table.columns if column.key not in blocks]
+    left_out = [column.key for column in table.columns if column.key not in blocks] + [COST] * table.shows_cost
     return _across([*names, *(blocks[key] for key in shown)]), best, left_out
 
 

@@ -16,7 +16,7 @@ from functools import cache
 
 from aimbench.errors import ConfigError, nearest_names
 from aimbench.record import Kind, Record
-from aimbench.results.describe import describe, pick
+from aimbench.results.describe import describe, differing, pick
 from aimbench.results.digest import CONDITION_PREFIX, Digest, Score, digest
 from aimbench.results.notes import OF_COST, differing_settings, notes
 from aimbench.results.ranking import UNRANKED, Mark, marks
@@ -143,7 +143,7 @@ def make_tables(records: Iterable[Record | Digest]) -> list[Table]:
 
 
 def rows_of(
-    table: Table, keep: Callable[[Row], bool], runs: Iterable[Digest], words: str, *, at_defaults: bool = False
+    table: Table, keep: Callable[[Row], bool], runs: Sequence[Digest], words: str, *, at_defaults: bool = False
 ) -> Table | None:
     """Returns a table with some of its rows, notes on those alone and one that says so; None if no row is left.
 
@@ -154,38 +154,40 @@ def rows_of(
         keep: Says of a row whether it is kept.
         runs: Those that the table was made of, among others.
         words: The options that choose the rows, for the note.
-        at_defaults: Each row has its method's defaults, so that a method's only row need not say its settings.
+        at_defaults: Each row has its method's defaults, so that none need say more than how it was evaluated.
     """
     rows = tuple(row for row in table.rows if keep(row))
     if not rows:
         return None
     if at_defaults:
-        rows_by_method = Counter(row.method for row in rows)
-        rows = tuple(replace(row, config="", settings="") if rows_by_method[row.method] == 1 else row for row in rows)
+        evaluated = {run.id: {"evaluation": run.settings["evaluation"]} for run in runs}
+        unequal = differing([evaluated[row.records[0]] for row in rows])
+        rows = tuple(replace(row, config="", settings=pick(evaluated[row.records[0]], unequal)) for row in rows)
     kept = {record for row in rows for record in row.records}
     note = f"Rows of {words} alone; marks and configurations are those of the whole table."
     return replace(table, rows=rows, notes=(*_notes([run for run in runs if run.id in kept], rows), note))
 
 
 def with_columns(tables: Sequence[Table], keys: Sequence[str]) -> list[Table]:
-    """Returns the tables with these of their columns alone, in this order; ``cost`` stands for what a run takes.
+    """Returns the tables that have some of these columns, with those alone; ``cost`` stands for what a run takes.
 
     Raises:
-        ConfigError: If no table has one of the columns.
+        ConfigError: If there is no column, or one that no table has.
     """
+    if not keys:
+        raise ConfigError("--columns: name one at least, such as accuracy")
     known = {column.key: column for table in tables for column in table.columns}
     for key in keys:
         if key not in known and key != COST:
             raise ConfigError(f"--columns: no table has '{key}'; {nearest_names(key, [*known, COST])}")
-    return [
-        replace(
-            table,
-            columns=tuple(known[key] for key in keys if key in {column.key for column in table.columns}),
-            shows_cost=COST in keys,
-            notes=tuple(note for note in table.notes if note != OF_COST or COST in keys),
-        )
-        for table in tables
-    ]
+    chosen = []
+    for table in tables:
+        own = {column.key for column in table.columns}
+        if own & set(keys) or COST in keys:
+            columns = tuple(known[key] for key in keys if key in own)
+            notes = tuple(note for note in table.notes if note != OF_COST or COST in keys)
+            chosen.append(replace(table, columns=columns, notes=notes, shows_cost=COST in keys))
+    return chosen
 
 
 def grouped(runs: Iterable[Digest], key: Callable[[Digest], tuple[str, ...]]) -> list[list[Digest]]:

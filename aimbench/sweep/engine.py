@@ -20,10 +20,8 @@ from submitit.core.utils import FailedJobError
 
 from aimbench.errors import ConfigError
 from aimbench.machine import usable_cores
-from aimbench.results.store import Store
 from aimbench.sweep.jobs import Job, Planner
 from aimbench.sweep.worker import Board, Share, Worker, run_jobs
-from aimbench.train.method_source import is_of_other_source
 
 ExecutorName = Literal["inline", "local", "slurm"]
 _YEAR_MINUTES = 365 * 24 * 60
@@ -197,7 +195,7 @@ class Sweep:
         return Outcome([job.id for job in jobs if job.is_done], failures)
 
     def _tell_other_source(self, done: list[Job]) -> None:
-        other = [job for job in done if is_of_other_source(Store(job.results).get(job.id))]
+        other = [job for job in done if job.is_of_other_source]
         if other:
             names = ", ".join(sorted({job.request.method for job in other}))
             self.say(

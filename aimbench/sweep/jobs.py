@@ -1,5 +1,6 @@
 """A plan's runs as jobs: each a request whose record id says whether it is done."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from aimbench.record import Definition, Record, SearchInfo
 from aimbench.results.store import Store
 from aimbench.sweep.plan import MethodPlan, Plan
 from aimbench.train.experiment import Experiment, LoadedBackbone, Request
+from aimbench.train.method_source import is_of_other_source
 
 Point = tuple[dict[str, Any], dict[str, Any]]  # settings of the method and of the training
 
@@ -55,6 +57,15 @@ class Job:
     def is_done(self) -> bool:
         """Whether its record exists."""
         return Store(self.results).exists(self.id)
+
+    @property
+    def is_of_other_source(self) -> bool:
+        """Whether its record says that the method's source was another than today's; a broken record says nothing."""
+        path = Store(self.results).records / self.definition.dataset.name / f"{self.id}.json"
+        try:
+            return is_of_other_source(self.request.method, json.loads(path.read_bytes())["code"]["method_source"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     @property
     def is_started(self) -> bool:

@@ -42,11 +42,13 @@ class AsIsRequest:
         classes: names of the classifier's outputs, one a line; None: ImageNet's.
         train_labels: labels that ``network`` was trained with, as a regime's ``train``.
         image_size: side of the input, pixels; None: the run's, or 224.
+        runs_root: holds what cannot be written beside the data.
         epg_samples, epg_region: as in ``experiment.Request``.
     """
 
     dataset: str
     data_root: Path
+    runs_root: Path
     library: Library | None = None
     network: str | None = None
     checkpoint: Path | None = None
@@ -144,7 +146,8 @@ class AsIs:
             fields=self.subject.fields,
             batch_size=BATCH,
             stream=False,
-            features_root=self.request.data_root,
+            data_root=self.request.data_root,
+            own_root=self.request.runs_root,
             workers=workers,
             cache_bytes=0,
             device=fabric.device,

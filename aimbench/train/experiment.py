@@ -1,7 +1,6 @@
 """One experiment from its request to its record: the whole path, read top to bottom."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -133,6 +132,7 @@ class Experiment:
         check_accelerator(request.accelerator)
         method_class = get_method(request.method)
         self.method: Method = method_class(method_class.configure(request.settings, request.preset))
+        self._source = source_hash(method_class.__module__)
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
         self.method.check(self._group_counts())
         self._without_object = self._check_objects()
@@ -245,7 +245,8 @@ class Experiment:
             batch_size=self.config.batch_size,
             stream=self.config.loader == "stream",
             crop_later=self.config.augment_on == "device",
-            features_root=self._features_root,
+            data_root=self.request.data_root,
+            own_root=self.request.runs_root,
             workers=workers,
             cache_bytes=int(request.cache_gb * 1e9 / request.devices),
             device=fabric.device,
@@ -275,32 +276,22 @@ class Experiment:
         (self.folder / "request.json").write_text(json.dumps(asdict(self.request), default=str, indent=1))
 
     @property
-    def _source(self) -> str:
-        """A hash of the method's source as it is now."""
-        return source_hash(type(self.method).__module__)
-
-    @property
     def _kept_source(self) -> str | None:
         """What the run's folder says of the source that trained it so far; None if it says nothing."""
         path = self.folder / "method_source"
         return path.read_text() if path.exists() else None
 
     def _compare_source(self) -> str:
-        """The hash of the method's source, or ``mixed`` where an earlier session of this run had another one."""
-        earlier = self._kept_source if self.is_started else None
-        if earlier in (None, self._source):
+        """The hash of the method's source, or what it is not known to be alone where an earlier session had another."""
+        if not self.is_started or self._kept_source == self._source:
             return self._source
+        if self._kept_source is None:
+            return "unknown"  # begun before folders kept it
         self.reporter.warn(
             f"the source of method '{self.method.name}' has changed since this run began, and the run goes on with both"
             " (--fresh starts over)"
         )
         return "mixed"
-
-    @property
-    def _features_root(self) -> Path:
-        """Cached features lie beside the datasets, so that all runs share them, or with the runs where they cannot."""
-        data = self.request.data_root
-        return data if os.access(data, os.W_OK) else self.request.runs_root
 
     @property
     def transform(self) -> TransformConfig:

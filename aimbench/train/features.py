@@ -35,13 +35,16 @@ class FeatureCache:
     """Features of one dataset under one frozen backbone and transform, as memory-mapped arrays.
 
     Args:
-        root: folder of all caches.
+        root: folder of the data, whose cache all runs share.
+        own: of what is computed where that cannot be written.
         fingerprint: of the dataset.
         pyramid: the backbone, with its weights loaded.
         transform: of evaluation.
     """
 
-    def __init__(self, root: Path, fingerprint: str, pyramid: FeaturePyramid, transform: TransformConfig) -> None:
+    def __init__(
+        self, root: Path, own: Path, fingerprint: str, pyramid: FeaturePyramid, transform: TransformConfig
+    ) -> None:
         key = {
             "fingerprint": fingerprint,
             "backbone": pyramid.name,
@@ -50,7 +53,8 @@ class FeatureCache:
             "transform": transform.as_dict(),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = root / "features" / digest
+        self._shared = root / "features" / digest
+        self.folder = self._shared if _is_writable(self._shared) else own / "features" / digest
         self._key = key
 
     def missing(self, split: str, entries: tuple[int, ...], *, region: bool) -> list[str]:
@@ -116,7 +120,7 @@ class FeatureCache:
         if needed > free:
             raise DataError(
                 f"{self.folder} has {free / 1e9:.1f} GB free, the backbone's features of split {split} need "
-                f"{needed / 1e9:.1f} GB; make room, or name another folder with --data"
+                f"{needed / 1e9:.1f} GB; make room, or name another folder with --data or --runs"
             )
         return {
             name: np.lib.format.open_memmap(
@@ -154,11 +158,19 @@ class FeatureCache:
         return torch.from_numpy(np.load(self._path(split, name), mmap_mode="c"))
 
     def _path(self, split: str, name: str) -> Path:
-        return self.folder / f"{split}.{name}.npy"
+        """Where an array is, or where it goes."""
+        shared = self._shared / f"{split}.{name}.npy"
+        return shared if shared.exists() else self.folder / shared.name
 
     def _partial(self, split: str, name: str) -> Path:
         """What this process writes before it is whole; others may compute the same at the same time."""
         return self.folder / f"{split}.{name}.{socket.gethostname()}-{os.getpid()}.partial"
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be put there, once the folders that lack have been made."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    return os.access(there, os.W_OK)
 
 
 def _name(entry: int) -> str:

@@ -7,14 +7,12 @@ from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
-from aimbench.record import Record
 from aimbench.train.registry import PACKAGES, get_method
 
 
-def is_of_other_source(record: Record) -> bool:
-    """Whether the source of the record's method has changed since; False where the record does not say."""
-    source = record.code.method_source
-    return source is not None and source != source_hash(get_method(record.method.name).__module__)
+def is_of_other_source(method: str, source: str | None) -> bool:
+    """Whether the source of a method is another than a record's ``method_source``; False where that says nothing."""
+    return source is not None and source != source_hash(get_method(method).__module__)
 
 
 @cache

@@ -57,7 +57,8 @@ class RunData:
         fields: batch entries that the method's regime opens.
         stream: training images are read through the shards from front to back.
         crop_later: training images are augmented on the device.
-        features_root: holds the feature cache.
+        data_root: holds the feature cache that all runs share.
+        own_root: holds what cannot be written there.
         workers: loader processes.
         cache_bytes: memory that decoded photographs may take; 0 decodes anew each epoch.
     """
@@ -73,7 +74,8 @@ class RunData:
         fields: frozenset[str],
         batch_size: int,
         stream: bool,
-        features_root: Path,
+        data_root: Path,
+        own_root: Path,
         workers: int,
         cache_bytes: int,
         device: torch.device,
@@ -97,7 +99,7 @@ class RunData:
         self._sources: dict[tuple[str, int], Source] = {}
         self._datasets: dict[str, ImageDataset] = {}
         self._features = FeatureCache(
-            features_root, dataset.manifest.fingerprint, pyramid, transform.without_augmentation()
+            data_root, own_root, dataset.manifest.fingerprint, pyramid, transform.without_augmentation()
         )
 
     def training(self, *, augment: bool, images: bool = False) -> Source | StreamSource:

@@ -168,3 +168,15 @@ def test_an_error_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> No
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown method 'amm'")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_run_remembers_the_cards_that_the_environment_names(
+    mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = Path(__file__).parents[2] / "docs" / "cards"
+    monkeypatch.setenv("AIMBENCH_CARDS", str(cards))
+    roots = ["--data", str(mini_root), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    words = ["run", "--method", "erm", "--dataset", "waterbirds@mini", "--epg-samples", "0", *QUICK, *roots]
+    assert aimbench(*words, monkeypatch=monkeypatch) == 0
+    (request,) = (tmp_path / "runs").rglob("request.json")
+    assert json.loads(request.read_text())["cards"] == str(cards)

@@ -151,3 +151,5 @@ def test_settings_that_differ_are_named_with_both_values(store, add):
     one = add("erm", ALL_RIGHT, training={"train": "head", "epochs": 20, "lr": 0.001})
     other = add("erm", HALF, training={"train": "head", "epochs": 20, "lr": 0.003, "augment": True})
     assert compare(store, [one], [other]).differing == ("training.lr 0.001 / 0.003", "training.augment - / True")
+    absent = add("erm", HALF, training={"train": "head", "epochs": 20, "lr": 0.001, "grad_clip": None})
+    assert compare(store, [one], [absent]).differing == ("training.grad_clip - / None",)

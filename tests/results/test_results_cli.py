@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from aimbench.errors import ConfigError, RecordError
 from aimbench.results.store import Store
 from aimbench.results.summary import drops, headline_text, summary
 
+CARDS = Path(__file__).parents[2] / "docs" / "cards"
 PUBLISHED = Path(__file__).parents[2] / "results" / "reference"
 
 
@@ -223,12 +225,35 @@ def test_a_narrow_terminal_gets_the_usual_numbers_and_is_told_what_it_lacks(root
     monkeypatch.setenv("NO_COLOR", "1")
     results.table(dataset="waterbirds@95")
     text = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
-    assert max(map(len, text.splitlines())) <= 46
     header = next(line for line in text.splitlines() if "Method" in line)
     assert header.split() == ["Method", "n", "Accuracy", "WGA"]  # what stands between them has less to say
     (line,) = (line for line in text.splitlines() if line.strip().startswith("erm (2)"))
     assert line.split()[2:] == ["2", "80.0", "±", "0.0", "50.0", "±", "0.0"]
-    assert "accuracy_reweighted" in text[text.index("Left out") :]
+    left_out = text[text.index("Left out") :]
+    assert "accuracy_reweighted" in left_out
+    assert "cost" in left_out
+    assert "95 % interval of a single run" not in text  # none is drawn
+
+
+@pytest.mark.parametrize("width", range(40, 60))
+def test_no_cell_is_broken_over_lines(root, width, monkeypatch, capsys):
+    from aimbench.cli import results
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    results.table(dataset="waterbirds@95")
+    text = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+    rows = text[text.index("───") :].splitlines()[1:3]
+    assert [row.split()[:2] for row in rows] == [["aim", "(1)"], ["erm", "(2)"]]
+
+
+def test_what_tells_the_rows_of_a_narrow_table_apart_stands_beneath(root, monkeypatch, capsys):
+    from aimbench.cli import results
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "46")
+    results.table(dataset="waterbirds@95")
+    text = capsys.readouterr().out
     assert "train=class, select=class" in text  # what tells the rows apart stands beneath
 
 
@@ -241,6 +266,8 @@ def test_columns_are_chosen_by_key(root):
     assert "wall_seconds" not in header
     with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
         run("table", "--columns", "acuracy")
+    with pytest.raises(ConfigError, match="name one at least"):
+        run("table", "--columns", ",")
 
 
 def test_rows_at_default_settings_need_no_configuration(root, make_record):
@@ -270,10 +297,12 @@ def test_an_overview_of_one_dataset(root):
         run("overview", "--dataset", "waterbrids")
 
 
-def test_again_names_the_cards_of_an_own_dataset(root, make_record, monkeypatch):
+def test_again_names_the_cards_of_an_own_dataset(root, make_record, tmp_path, monkeypatch):
     own = make_record(dataset="shores")
     Store(root).write(own)
     assert run("show", own.id).splitlines()[-1].endswith(" --cards FOLDER_OF_CARDS --results again")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(CARDS / "streetbirds", "my cards/shores")
     assert " --cards 'my cards' --results" in run("show", own.id, "--cards", "my cards").splitlines()[-1]
     ours = make_record(method="erm")
     assert "--cards" not in run("show", ours.id).splitlines()[-1]

@@ -1,6 +1,7 @@
 """Features of a frozen backbone, computed once, stand for the images."""
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_the_cache_is_found_again_and_its_key_tells_apart(tmp_path: Path) -> Non
     other = create_pyramid("test_convnext.r160_in1k")
 
     def folder(fingerprint: str = "f", backbone: Any = pyramid, transform: TransformConfig = TRANSFORM) -> Path:
-        return FeatureCache(tmp_path, fingerprint, backbone, transform).folder
+        return FeatureCache(tmp_path, tmp_path, fingerprint, backbone, transform).folder
 
     assert folder() == folder()
     larger = TransformConfig(96, TRANSFORM.mean, TRANSFORM.std)
@@ -136,9 +137,18 @@ def test_computing_features_or_finding_them_changes_nothing(experiment: Callable
 def test_features_of_data_that_cannot_be_written_beside_lie_with_the_runs(
     experiment: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = experiment("erm", runs_root=tmp_path / "runs")
-    data, access = trial.request.data_root, os.access
+    data = tmp_path / "data"
+    data.mkdir()
+    for folder in ("waterbirds", "travelingbirds"):
+        if (experiment().request.data_root / folder).exists():
+            (data / folder).symlink_to(experiment().request.data_root / folder)
+    access = os.access
+    experiment("erm", data_root=data, runs_root=tmp_path / "before").run()
     # A test may run as root, who may write anywhere.
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != data and access(path, mode))
-    trial.run()
+    monkeypatch.setattr(os, "access", lambda path, mode: data not in (path, *Path(path).parents) and access(path, mode))
+    experiment("erm", data_root=data, runs_root=tmp_path / "reads").run()
+    assert not (tmp_path / "reads" / "features").exists()  # what is there is read
+    shutil.rmtree(data / "features")
+    experiment("erm", data_root=data, runs_root=tmp_path / "runs").run()
     assert list((tmp_path / "runs" / "features").rglob("train.embedding.npy"))
+    assert not (data / "features").exists()

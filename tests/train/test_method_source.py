@@ -81,6 +81,16 @@ def test_a_run_that_goes_on_with_other_source_says_so_and_its_record_names_none(
     assert fresh.code.method_source == source_hash("aimbench.baselines.erm")
 
 
+def test_of_a_run_begun_before_folders_kept_the_source_it_is_unknown(experiment: Callable[..., Any]) -> None:
+    trial = experiment("erm")
+    trial.run()
+    (trial.folder / "method_source").unlink()
+    assert trial.is_started
+    assert experiment("erm").run().record.code.method_source is None
+    fresh = experiment("erm").run(fresh=True).record
+    assert fresh.code.method_source == source_hash("aimbench.baselines.erm")
+
+
 def test_a_run_is_refused_while_another_process_runs_it(run_erm: Callable[..., Any], tmp_path: Path) -> None:
     assert run_erm()[0] == 0
     (record,) = (tmp_path / "results").rglob("*.json")
