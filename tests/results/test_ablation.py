@@ -87,3 +87,19 @@ def test_without_a_base_or_a_change_it_says_what_would_make_one(store):
         ablation(store, "--dataset", "wterbirds")
     shutil.rmtree(store.records)
     assert "a plan with lists of settings" in ablation(store).stderr
+
+
+@pytest.mark.parametrize("samples", [1, 99])
+def test_the_base_with_most_seeds_is_meant(store, make_record, make_metrics, samples):
+    settings = settings_of("aim", {})
+    store.write(
+        make_record(
+            method="aim",
+            config=without_later(settings.config, settings.earlier),
+            training=settings.training,
+            seed=0,
+            metrics={"test": make_metrics(accuracy=0.9, wga=0.1)},
+            evaluation={"epg_samples": samples},
+        )
+    )
+    assert "| - | 3 | 60.0 ± 10.0 |" in ablation(store).stdout

@@ -104,3 +104,20 @@ def test_the_tables_in_aims_readme_are_what_their_commands_print():
         results = str(README.parents[2] / "results")
         printed = CliRunner().invoke(app, [*words[2:], "--results", results]).stdout.strip()
         assert block == printed, f"put the output of '{command}' into {README}"
+
+
+@pytest.mark.parametrize("samples", [1, 99])
+def test_of_a_methods_rows_the_one_with_most_seeds_is_shown(store, make_record, make_metrics, samples):
+    config, training = defaults("aim")
+    for seed in (5, 6):  # in a table such a row stands before or behind the other
+        store.write(
+            make_record(
+                method="aim",
+                config=config,
+                training=training,
+                seed=seed,
+                metrics={"test": make_metrics(accuracy=0.9, wga=0.2)},
+                evaluation={"epg_samples": samples},
+            )
+        )
+    assert "| aim | train=class, select=class | - | 20.0 ± 0.0 (2) |" in overview(store)

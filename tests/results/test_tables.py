@@ -346,3 +346,17 @@ def test_what_was_only_evaluated_leaves_the_settings_of_trained_rows_alone(make_
     (table,) = make_tables([*trained, external])
     assert [row.settings for row in table.rows] == ["lr=0.1", "lr=0.2", ""]
     assert any(note == "Training of all rows: train=head, epochs=20." for note in table.notes)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_one_seed_run_twice_the_first_run_counts(make_record, make_metrics, first):
+    """The same weights under two names make two records of one run."""
+    runs = [
+        make_record(seed=3, metrics={"test": make_metrics(accuracy=accuracy)}).model_copy(
+            update={"id": f"erm-{number}", "created": f"2026-01-0{1 + (number != first)}T00:00:00Z"}
+        )
+        for number, accuracy in enumerate((0.4, 0.6))
+    ]
+    (row,) = make_tables(runs)[0].rows
+    assert row.records == (f"erm-{first}",)
+    assert row.cells["accuracy"].value == pytest.approx((0.4, 0.6)[first])
