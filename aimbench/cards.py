@@ -218,7 +218,7 @@ def load_card(name: str, cards_dir: Path | None = None) -> Card:
     """
     known = list_cards(cards_dir)
     if name not in known:
-        raise CardError(f"unknown dataset '{name}'; {nearest_names(name, known)} Cards of your own: --cards FOLDER")
+        raise CardError(f"unknown dataset '{name}'; {nearest_names(name, known)} (cards of your own: --cards FOLDER)")
     path = next(path for folder in _folders(cards_dir) if (path := folder / name / "card.yaml").is_file())
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))

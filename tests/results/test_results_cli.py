@@ -217,14 +217,22 @@ def test_the_command_line_module_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_narrow_terminal_gets_the_usual_numbers_and_is_told_what_it_lacks(root, monkeypatch, capsys):
+@pytest.fixture
+def draw(root, monkeypatch, capsys):
+    """Draws the table of a dataset in a terminal of a width; returns its text without styles."""
     from aimbench.cli import results
 
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "46")
-    monkeypatch.setenv("NO_COLOR", "1")
-    results.table(dataset="waterbirds@95")
-    text = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+    def call(width):
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+        monkeypatch.setenv("COLUMNS", str(width))
+        results.table(dataset="waterbirds@95")
+        return re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+
+    return call
+
+
+def test_a_narrow_terminal_gets_the_usual_numbers_and_is_told_what_it_lacks(draw):
+    text = draw(46)
     header = next(line for line in text.splitlines() if "Method" in line)
     assert header.split() == ["Method", "n", "Accuracy", "WGA"]  # what stands between them has less to say
     (line,) = (line for line in text.splitlines() if line.strip().startswith("erm (2)"))
@@ -233,28 +241,14 @@ def test_a_narrow_terminal_gets_the_usual_numbers_and_is_told_what_it_lacks(root
     assert "accuracy_reweighted" in left_out
     assert "cost" in left_out
     assert "95 % interval of a single run" not in text  # none is drawn
+    assert "train=class, select=class" in left_out  # what tells the rows apart stands beneath
 
 
 @pytest.mark.parametrize("width", range(40, 60))
-def test_no_cell_is_broken_over_lines(root, width, monkeypatch, capsys):
-    from aimbench.cli import results
-
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", str(width))
-    results.table(dataset="waterbirds@95")
-    text = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)
+def test_no_cell_is_broken_over_lines(draw, width):
+    text = draw(width)
     rows = text[text.index("───") :].splitlines()[1:3]
     assert [row.split()[:2] for row in rows] == [["aim", "(1)"], ["erm", "(2)"]]
-
-
-def test_what_tells_the_rows_of_a_narrow_table_apart_stands_beneath(root, monkeypatch, capsys):
-    from aimbench.cli import results
-
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "46")
-    results.table(dataset="waterbirds@95")
-    text = capsys.readouterr().out
-    assert "train=class, select=class" in text  # what tells the rows apart stands beneath
 
 
 def test_columns_are_chosen_by_key(root):
