@@ -144,6 +144,21 @@ def test_shifted_validation_shows_other_species_training_places(raw: Path, data_
     assert shifted.manifest.fingerprint != usual.manifest.fingerprint
 
 
+def test_black_leaves_nothing_but_the_birds(raw: Path, data_root: Path) -> None:
+    usual = build_birds(raw, data_root)
+    black = build("travelingbirds@black", raw, data_root, partial=True, workers=1).dataset
+    assert black.splits == ("train", "val", "test")
+    for split in black.splits:
+        index = black.split(split)
+        assert sorted(index.keys) == sorted(usual.split(split).keys)
+        assert (index.place == -1).all()
+        for i in range(len(index)):
+            assert decode_rgb(index.read(i).image, "composite")[24:, :].max() < 30
+    tests, conditions = black.split("test"), usual.split("test_black")
+    of_usual = {key: conditions.read(i).image for i, key in enumerate(conditions.keys)}
+    assert {key: tests.read(i).image for i, key in enumerate(tests.keys)} == of_usual
+
+
 def test_validation_borrows_no_more_places_than_there_are(raw: Path, data_root: Path) -> None:
     with pytest.raises(DataError, match=r"3 species cannot stand before 4 other.*other_places_in_val"):
         build("travelingbirds@shifted-val", raw, data_root, partial=True, workers=1)
