@@ -19,7 +19,10 @@ def print_columns(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> N
         for line in [header, *lines]:
             typer.echo("\t".join(line))
         return
-    table = Table(*header, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in header:
+        # Rich would cut a word that is longer than its column.
+        table.add_column(title, overflow="fold")
     for line in lines:
         table.add_row(*map(Text, line))
     console.print(table)

@@ -38,19 +38,24 @@ def settings_of(name: str, changes: Mapping[str, Any]) -> Settings:
     return Settings(config, TrainConfig(**method.training_defaults).defining(), later_settings(name))
 
 
-def at_defaults(runs: "Iterable[Digest]") -> "list[Digest]":
+def at_defaults(runs: "Iterable[Digest]", train: str | None = None) -> "list[Digest]":
     """Returns the runs that ``aimbench run --method NAME`` makes today with no other option than seed and dataset.
 
     Runs of methods that this installation does not have are left out.
+
+    Args:
+        runs: to choose from.
+        train: what of the backbone is trained, where ``--train`` is given too.
     """
-    return [run for run in runs if _is_default(run)]
+    return [run for run in runs if _is_default(run, {} if train is None else {"train": train})]
 
 
-def _is_default(run: "Digest") -> bool:
+def _is_default(run: "Digest", options: Mapping[str, Any]) -> bool:
     defaults = _defaults(run.method)
     if defaults is None:
         return False
-    return with_later(run.config, defaults.earlier) == defaults.config and run.training == defaults.training
+    training = {**defaults.training, **options}
+    return with_later(run.config, defaults.earlier) == defaults.config and run.training == training
 
 
 @cache

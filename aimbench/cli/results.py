@@ -33,6 +33,14 @@ class TableFormat(StrEnum):
     latex = "latex"
 
 
+class Trained(StrEnum):
+    """What of a network ``run --train`` trains."""
+
+    head = "head"
+    last = "last"
+    all = "all"
+
+
 class RecordKind(StrEnum):
     """Kinds of dataset that never share a table."""
 
@@ -166,6 +174,9 @@ def overview(
     kind: KindOption = None,
     backbone: BackboneOption = None,
     selector: SelectorOption = None,
+    train: Annotated[
+        Trained | None, typer.Option(help="Of runs with this --train, in place of the default one (head).")
+    ] = None,
     format: FormatOption = TableFormat.md,
     results: ResultsRoot = None,
     out: OutOption = None,
@@ -180,12 +191,15 @@ def overview(
     root = results_root(results)
     name, variant = split_variant(dataset, None)
     wanted = {"variant": variant, "kind": kind, "backbone": backbone, "selector": selector}
-    runs = at_defaults(run for run in find_digests(Store(root), name, wanted) if not method or run.method in method)
+    found = find_digests(Store(root), name, wanted)
+    runs = at_defaults((run for run in found if not method or run.method in method), train)
     if not runs:
         asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **_as_options(wanted)}
+        asked["--train"] = train
         _say_nothing_matches(root, asked)
         return
-    show_or_write(render_overview(make_tables(runs), metric, format.value), out)
+    notes = [f"Default settings but for --train {train}."] if train else []
+    show_or_write(render_overview(make_tables(runs), metric, format.value, notes), out)
 
 
 @app.command()

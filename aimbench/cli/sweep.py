@@ -84,5 +84,6 @@ def _show(lines: "Iterable[Line]") -> None:
         typer.echo(f"{line.kind:6}{line.state:17}{cost:>11}  {line.title}")
         total += line.seconds or 0.0
         unknown += line.runs if line.seconds is None else 0
-    rest = f", and {unknown} runs of unknown cost (no earlier record is like them)" if unknown else ""
-    typer.echo(f"still to do: {total / 3600:.1f} hours of one worker, judged by earlier records{rest}")
+    parts = [f"{total / 3600:.1f} hours of one worker, judged by earlier records"] if total or not unknown else []
+    parts += [f"{unknown} runs of unknown cost (no earlier record is like them)"] if unknown else []
+    typer.echo(f"still to do: {', and '.join(parts)}")

@@ -18,13 +18,14 @@ Place = tuple[Table, str, dict[str, Row]]
 """A column: the table, the metric's key in it, and the row of each method that has the metric."""
 
 
-def render_overview(tables: Sequence[Table], metric: str, format: Format) -> str:
+def render_overview(tables: Sequence[Table], metric: str, format: Format, notes: Sequence[str] = ()) -> str:
     """Returns one metric of all methods on all datasets as text.
 
     Args:
         tables: The tables; of a method's rows in one the row with most seeds is shown.
         metric: A column's key, such as ``accuracy`` or ``epg_gradcam``, or ``headline``.
         format: ``md`` or ``latex`` (percent, one decimal), ``csv`` or ``json`` (fractions in full precision).
+        notes: What else to say beneath a table of ``md`` or ``latex``.
 
     Raises:
         ConfigError: If no table has the metric.
@@ -37,10 +38,10 @@ def render_overview(tables: Sequence[Table], metric: str, format: Format) -> str
         return json.dumps(_flat(places), indent=1) + "\n"
     if format == "csv":
         return csv_text(_flat(places))
-    grid, notes = _grid(places), _notes(places)
+    grid, beneath = _grid(places), [*_notes(places), *notes]
     if format == "md":
-        return "\n".join([*markdown_grid(grid), "", *bullets(notes)]) + "\n"
-    return NEEDS_BOOKTABS + latex_table(grid, notes[0], notes[1:]) + "\n"
+        return "\n".join([*markdown_grid(grid), "", *bullets(beneath)]) + "\n"
+    return NEEDS_BOOKTABS + latex_table(grid, beneath[0], beneath[1:]) + "\n"
 
 
 def _places(tables: Sequence[Table], metric: str) -> list[Place]:

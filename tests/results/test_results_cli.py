@@ -291,6 +291,26 @@ def test_an_overview_of_one_dataset(root):
         run("overview", "--dataset", "waterbrids")
 
 
+def test_an_overview_of_runs_that_train_more_than_the_head(root, make_record, make_metrics):
+    from aimbench.cli.defaults import settings_of
+
+    config, training, _ = settings_of("erm", {})
+    for train, accuracy in (("head", 0.9), ("last", 0.6), ("all", 0.5)):
+        Store(root).write(
+            make_record(
+                dataset="shown",
+                config=dict(config),
+                training={**training, "train": train},
+                metrics={"test": make_metrics(accuracy=accuracy, wga=accuracy / 2)},
+            )
+        )
+    pages = {words: run("overview", "--dataset", "shown@95", *words) for words in ((), ("--train", "last"))}
+    assert "45.0" in pages[()]
+    assert "Default settings but" not in pages[()]
+    assert "30.0" in pages["--train", "last"]
+    assert "- Default settings but for --train last." in pages["--train", "last"]
+
+
 def test_again_names_the_cards_of_an_own_dataset(root, make_record, tmp_path, monkeypatch):
     own = make_record(dataset="shores")
     Store(root).write(own)
