@@ -26,7 +26,7 @@ class MaskingConfig(MethodConfig):
     """Share of the training during which masks are sampled; from then on they are decided as in evaluation, still
     with the relaxation's gradient. 1 samples to the end: the classifiers then learn on masks that they never meet."""
     masks: Literal["learned", "open"] = "learned"
-    """``open`` keeps every position: the same network without masking, as a control."""
+    """``open`` learns no mask and keeps every position: the same network without masking, as a control."""
     initial_logit: float = 3.0
     """Bias of the mask logits at the start; positive means open."""
     temperature: float = Field(1.0, gt=0)

@@ -50,7 +50,8 @@ class AIM(Method):
         if self.config.objectness:
             pyramid.check_energy(f"set objectness=0 for method '{self.name}'")
         standardize = frozen if self.config.standardize is None else self.config.standardize
-        return AIMHead(pyramid, num_classes, self.config, standardize=standardize)
+        given = "mask" in self.regime.fields
+        return AIMHead(pyramid, num_classes, self.config, standardize=standardize, given=given)
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase. While the target area falls or masks are drawn, the model is not yet AIM's and is no candidate."""
@@ -93,10 +94,11 @@ class AIM(Method):
 
 
 class TopDownConfig(AIMConfig):
-    """AIM's settings with every mask open; those of masks, their area and their noise are not read."""
+    """AIM's settings without masks of its own; those of masks, their area and their noise are not read."""
 
     masks: Literal["open"] = "open"
-    """Every position stays: the control that shows what masking itself brings."""
+    """Nothing is learned: every position stays, the control that shows what masking itself brings; or, in
+    ``aim_oracle``, the ground truth decides."""
     active_area: float = Field(0.25, gt=0, le=1)
     """Not read; its value is part of the definition of the records that there are."""
 
@@ -110,6 +112,18 @@ class TopDown(AIM):
     """AIM's top-down path with every mask open: what the extra layers bring without masking."""
 
     Config = TopDownConfig
+    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-4}  # chosen by plans/baselines.yaml
+    splits_batches = True
+
+
+@register_method(
+    "aim_oracle",
+    regime=Regime(train="masks", select="class"),
+    source="aimbench: reference, AIM with the ground truth in the place of its masks",
+)
+class AIMOracle(TopDown):
+    """AIM's top-down path under the ground-truth mask: what AIM's masks could bring if they were perfect."""
+
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 3e-4}  # chosen by plans/baselines.yaml
     splits_batches = True
 

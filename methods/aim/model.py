@@ -101,12 +101,35 @@ def linear_classifier(channels: int, num_classes: int, *, standardize: bool) -> 
     return nn.Sequential(Standardize(channels), linear) if standardize else linear
 
 
-class AIMHead(Head):
-    """The top-down path on a backbone's pyramid."""
+def object_share(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """The object's share of each position, relative to the position where it is largest: ``(N, 1, h, w)`` in [0, 1].
 
-    def __init__(self, pyramid: FeaturePyramid, num_classes: int, config: AIMConfig, *, standardize: bool) -> None:
+    Args:
+        mask: ground truth ``(N, 1, H, W)`` in [0, 1]; without a pixel of object every position counts.
+        size: h and w.
+    """
+    share = F.adaptive_avg_pool2d(mask, size)
+    largest = share.amax(dim=(2, 3), keepdim=True)
+    return torch.where(largest > 0, share / largest.clamp_min(1e-12), torch.ones_like(share))
+
+
+class AIMHead(Head):
+    """The top-down path on a backbone's pyramid.
+
+    Args:
+        pyramid: the backbone.
+        num_classes: K.
+        config: AIM's settings.
+        standardize: whether features are standardised on entry.
+        given: the ground-truth mask takes the place of learned ones (``masks`` must not be ``learned``).
+    """
+
+    def __init__(
+        self, pyramid: FeaturePyramid, num_classes: int, config: AIMConfig, *, standardize: bool, given: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
+        self.reads_mask = given
         self.stages = tuple(range(config.stop_stage, STAGES))
         self.gate = Gate(config.temperature)
         # A bound method, so that the pyramid is not registered twice.
@@ -131,7 +154,7 @@ class AIMHead(Head):
             self.own = linear_classifier(pyramid.embed_dim, num_classes, standardize=standardize)
 
     def forward(self, features: list[Tensor], mask: Tensor | None = None) -> Output:
-        """Classifies a pyramid top-down, coarse to fine."""
+        """Classifies a pyramid top-down, coarse to fine; ``mask`` is ground truth, where it was ``given``."""
         # GradCAM reads the map that is pooled: with gradients on in evaluation, the maps are made.
         explained = not self.training and torch.is_grad_enabled()
         by_mean = self._fuses_means(features) and not explained
@@ -149,7 +172,7 @@ class AIMHead(Head):
             size = feature.shape[-2:]
             coarser = None if fused_map is None else F.interpolate(fused_map, size=size, mode="nearest")
             logits = stage.mask_logits(feature, coarser if self.config.guided else None, objectness)
-            binary = torch.ones_like(feature[:, :1]) if logits is None else self.gate(logits)
+            binary = self._unlearned(feature, mask) if logits is None else self.gate(logits)
             read = features[index] if self.config.features == "backbone" else feature
             if logits is not None:
                 masks[name], probabilities[name] = binary, torch.sigmoid(logits)
@@ -186,6 +209,13 @@ class AIMHead(Head):
             embedding=embedding,
             last_map=last_map,
         )
+
+    def _unlearned(self, feature: Tensor, mask: Tensor | None) -> Tensor:
+        """What stands in a learned mask's place, ``(N, 1, h, w)``: every position open, or the ground truth."""
+        if not self.reads_mask:
+            return torch.ones_like(feature[:, :1])
+        assert mask is not None
+        return object_share(mask, (feature.shape[-2], feature.shape[-1])).to(feature.dtype)
 
     def _fuses_means(self, features: list[Tensor]) -> bool:
         """Whether means are enough: no mask estimator reads a map, and upsampling keeps means."""

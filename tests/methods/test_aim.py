@@ -351,6 +351,35 @@ def test_control_has_no_masks_and_no_mask_parameters(pyramid: FeaturePyramid) ->
     assert get_method("topdown")(TopDownConfig()).explain(output) is None
 
 
+def test_under_ground_truth_the_pool_is_weighted_by_the_objects_share(pyramid: FeaturePyramid) -> None:
+    torch.manual_seed(0)
+    config = TopDownConfig(width=8)
+    head = AIMHead(pyramid, 5, config, standardize=False, given=True).eval()
+    features = features_of(pyramid, (16, 8, 4, 2))
+    mask = torch.zeros(len(features[3]), 1, 16, 16)
+    mask[0, :, :8, :8] = 1  # the first of four positions
+    mask[1, :, :8, :4] = 1  # half of it, and a quarter of the last
+    mask[1, :, 12:, 8:12] = 1
+    output = head(features, mask)
+    stage = head.topdown["stage3"]
+    read = stage.branch.smooth(stage.branch.lateral(features[3]))
+    weights = torch.tensor([[1.0, 0, 0, 0], [2 / 3, 0, 0, 1 / 3], [0.25, 0.25, 0.25, 0.25]])
+    pooled = torch.einsum("np,ncp->nc", weights, read.flatten(2)[:3])
+    torch.testing.assert_close(output.logits[:3], head.classifiers["stage3"](pooled))
+    assert output.masks == {}, "ground truth is none of the method's own masks"
+
+
+def test_ground_truth_and_the_backbones_features_are_the_oracle(pyramid: FeaturePyramid) -> None:
+    features = features_of(pyramid, (16, 8, 4, 2))
+    mask = (torch.rand(len(features[3]), 1, 16, 16) > 0.5).float()
+    ours, oracle = (
+        method(method.configure(changes)).build(pyramid, 5, frozen=True).eval()
+        for method, changes in ((get_method("aim_oracle"), {"features": "backbone"}), (get_method("oracle_mask"), {}))
+    )
+    assert ours.reads_mask
+    torch.testing.assert_close(ours(features, mask).embedding, oracle(features, mask).embedding)
+
+
 def test_area_term_alone_drives_the_share_to_its_target(pyramid: FeaturePyramid) -> None:
     torch.manual_seed(0)
     head = AIMHead(pyramid, 2, AIMConfig(width=8, mask_width=8), standardize=True).train()
