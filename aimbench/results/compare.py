@@ -11,7 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aimbench.errors import RecordError
-from aimbench.metrics.paired_runs import holm, mean_difference, welch_p_value, worst_group_difference
+from aimbench.metrics.paired_runs import (
+    holm,
+    mean_difference,
+    mean_difference_p_value,
+    welch_p_value,
+    worst_group_difference,
+)
 from aimbench.metrics.statistics import McNemar, PairedDifference, mcnemar
 from aimbench.record import Record, with_later
 from aimbench.results.describe import differing, flattened
@@ -34,7 +40,7 @@ class MetricComparison:
         first: Mean over the first side's runs.
         second: Mean over the second side's runs.
         difference: First minus second with its interval over samples and, with several runs, seeds.
-        seeds_p_value: Welch's test between the runs; None with fewer than two runs a side.
+        seeds_p_value: Welch's test between the runs; None with fewer than two runs a side, or where each side's agree.
         n: Samples that enter.
     """
 
@@ -55,8 +61,8 @@ class GroupComparison:
         n: Samples.
         first: Accuracy of the first side, mean over its runs.
         second: Accuracy of the second.
-        p_value: Adjusted for the number of groups (Holm): of McNemar's exact test for single runs, of Welch's between
-            the runs for several a side; None for one against several.
+        p_value: Adjusted for the number of groups (Holm): of McNemar's exact test for single runs; for several, of the
+            difference over samples and seeds, None where neither varies.
     """
 
     name: str
@@ -187,17 +193,16 @@ def _metric(name: str, one: Floats, other: Floats) -> MetricComparison:
 def _by_group(one: Floats, other: Floats, group: Any, names: Sequence[str]) -> tuple[GroupComparison, ...]:
     present = [int(g) for g in np.unique(group)]
     p_values = [_p_value(one[:, group == g], other[:, group == g]) for g in present]
-    known = [p for p in p_values if p is not None]
-    adjusted = holm(known).tolist() if known else p_values  # of all groups or of none
+    adjusted = iter(holm([p for p in p_values if p is not None]).tolist())
     rows = [
         GroupComparison(
             names[g],
             int((group == g).sum()),
             float(one[:, group == g].mean()),
             float(other[:, group == g].mean()),
-            p,
+            None if p is None else next(adjusted),
         )
-        for g, p in zip(present, adjusted, strict=True)
+        for g, p in zip(present, p_values, strict=True)
     ]
     return tuple(sorted(rows, key=lambda row: (-abs(row.first - row.second), row.name)))
 
@@ -205,7 +210,7 @@ def _by_group(one: Floats, other: Floats, group: Any, names: Sequence[str]) -> t
 def _p_value(one: Floats, other: Floats) -> float | None:
     if (test := _mcnemar(one, other)) is not None:
         return test.p_value
-    return welch_p_value(one.mean(axis=1), other.mean(axis=1))
+    return mean_difference_p_value(one, other)
 
 
 def _mcnemar(one: Floats, other: Floats) -> McNemar | None:

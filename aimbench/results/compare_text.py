@@ -59,7 +59,7 @@ def _group_line(group: GroupComparison) -> str:
 
 
 def _p_title(comparison: Comparison) -> str:
-    return "p (McNemar, Holm)" if comparison.test is not None else "p (Welch between seeds, Holm)"
+    return "p (McNemar, Holm)" if comparison.test is not None else "p (over samples and seeds, Holm)"
 
 
 def _test_text(test: McNemar) -> str:

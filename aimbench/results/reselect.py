@@ -4,9 +4,9 @@ import io
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from aimbench.errors import RecordError, nearest_names
+from aimbench.errors import ConfigError, RecordError
 from aimbench.metrics.groups import headline, split_metrics
-from aimbench.metrics.selectors import SELECTORS, EpochScore, selector_scores
+from aimbench.metrics.selectors import SELECTORS, EpochScore, check_headline, selector_scores
 from aimbench.record import Record, SelectorScore, SplitMetrics
 from aimbench.results.predictions import read_table
 from aimbench.results.store import Store
@@ -42,11 +42,13 @@ def reselect(store: Store, record: Record, selector: str, *, select_regime: str)
         The new record and its Parquet files by content (``predictions``, ``epochs``).
 
     Raises:
-        RecordError: If the selector is unknown or does not apply, the record is external, or predictions are missing
+        RecordError: If the selector is unknown, reads the test set or does not apply, the record is external, or predictions are missing
             or changed.
     """
-    if selector not in SELECTORS:
-        raise RecordError(f"unknown selector '{selector}': {nearest_names(selector, SELECTORS)}")
+    try:
+        check_headline(selector)
+    except ConfigError as error:
+        raise RecordError(str(error)) from error
     predictions, epochs = _tables(store, record)
     selectors = selector_scores(epoch_scores(record, predictions, epochs))
     if selector not in selectors:

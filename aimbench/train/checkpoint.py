@@ -25,7 +25,7 @@ def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint with torch's weights-only unpickler.
 
     Raises:
-        ConfigError: the file is missing, truncated, or holds more than tensors and plain data.
+        ConfigError: the file is missing, truncated, no checkpoint, or holds more than tensors and plain data.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -33,7 +33,8 @@ def load(path: Path) -> dict[str, Any]:
         raise ConfigError(f"checkpoint {path} does not exist; run the experiment first") from error
     except pickle.UnpicklingError as error:
         raise ConfigError(
-            f"checkpoint {path} holds more than tensors and was not loaded, because unpickling it could run code"
+            f"checkpoint {path} is none, or holds more than tensors; it was not loaded, because unpickling it could run"
+            " code"
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ConfigError(

@@ -176,7 +176,9 @@ class Method:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"setting '{where}' of method '{cls.name}' is {first['input']!r}: {first['msg']};"
-                f" see 'aimbench list methods {cls.name}'"
-            ) from error
+            # Of settings that contradict each other no single one is named, and the message says which they are.
+            what = (
+                f"setting '{where}' of method '{cls.name}' is {first['input']!r}" if where else f"method '{cls.name}'"
+            )
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{what}: {message}; see 'aimbench list methods {cls.name}'") from error

@@ -132,11 +132,16 @@ def relative_foreground_sensitivity(on_object: float, on_background: float) -> f
 
 def _rfs_probe(on_object: npt.NDArray[np.float64], on_background: npt.NDArray[np.float64]) -> Probe:
     generator = np.random.default_rng(0)
-    drawn = []
+    lows, highs = [], []
     for _ in range(1000):
         rows = generator.integers(len(on_object), size=len(on_object))
-        drawn.append(relative_foreground_sensitivity(on_object[rows].mean(), on_background[rows].mean()))
-    low, high = np.quantile(drawn, [0.025, 0.975])
+        accuracies = on_object[rows].mean(), on_background[rows].mean()
+        drawn = relative_foreground_sensitivity(*accuracies)
+        # Draws without an error, or with nothing right, would go with any sensitivity.
+        told = 0 < sum(accuracies) < 2
+        lows.append(drawn if told else -1.0)
+        highs.append(drawn if told else 1.0)
+    low, high = np.quantile(lows, 0.025), np.quantile(highs, 0.975)
     value = relative_foreground_sensitivity(float(on_object.mean()), float(on_background.mean()))
     return Probe(value=value, low=float(low), high=float(high), n=len(on_object))
 

@@ -86,6 +86,8 @@ class AIMConfig(MaskingConfig):
             raise ValueError("loss_on=fused needs stages that are fused: stop_stage below 3")
         if self.features == "backbone" and self.stop_stage != 3:
             raise ValueError("features=backbone has nothing to fuse: it needs stop_stage=3")
+        if self.stop_stage == 3 and self.features != "both" and self.predict_from != "finest":
+            raise ValueError(f"predict_from={self.predict_from} needs several classifiers: stop_stage below 3")
         if self.features == "both" and (self.predict_from == "coarsest" or self.masks == "open"):
             raise ValueError("features=both predicts under masks: predict_from=finest or mean, masks=learned")
         return self

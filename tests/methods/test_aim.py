@@ -502,6 +502,15 @@ def test_backbone_features_under_an_open_mask_are_erms(pyramid: FeaturePyramid) 
     torch.testing.assert_close(head(features).logits, erm(features).logits)
 
 
+@pytest.mark.parametrize("predict_from", ["mean", "coarsest"])
+def test_one_classifier_leaves_nothing_to_choose_between(predict_from: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"^method 'aim': predict_from={predict_from} needs several classifiers: stop_stage below 3"
+    ):
+        get_method("aim").configure({"predict_from": predict_from})
+    assert get_method("aim").configure({"predict_from": predict_from, "stop_stage": 2})
+
+
 def test_backbone_features_have_no_finer_stage() -> None:
     with pytest.raises(ConfigError, match="stop_stage=3"):
         get_method("aim_plus").configure({"stop_stage": 2}, preset="energy")
@@ -525,7 +534,8 @@ def test_both_features_predict_by_s3_under_aims_masks_without_shaping_them(
     mean = (features[3] * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1)
     torch.testing.assert_close(output.logits, both.own(pyramid.embed_mean(mean)))
     torch.testing.assert_close(output.last_map, features[3] * mask)
-    for reads_stage3_alone in (both.config, method.configure({"stop_stage": stop_stage, "predict_from": "coarsest"})):
+    of_coarsest = {"stop_stage": stop_stage, "predict_from": "finest" if stop_stage == 3 else "coarsest"}
+    for reads_stage3_alone in (both.config, method.configure(of_coarsest)):
         torch.testing.assert_close(method(reads_stage3_alone).explain(output), mask[:, 0])
 
     # In training AIM's own part gets the gradients that it gets without the further classifier.

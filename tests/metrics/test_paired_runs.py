@@ -6,7 +6,14 @@ import pytest
 from scipy import stats
 
 from aimbench.errors import DataError
-from aimbench.metrics.paired_runs import holm, mean_difference, welch_p_value, worst_group_difference
+from aimbench.metrics.paired_runs import (
+    holm,
+    mean_difference,
+    mean_difference_p_value,
+    welch_p_value,
+    worst_group_difference,
+)
+from aimbench.metrics.statistics import worst_group_interval
 
 
 def test_single_runs_have_the_interval_of_the_normal_approximation():
@@ -18,20 +25,49 @@ def test_single_runs_have_the_interval_of_the_normal_approximation():
     assert (ours.low, ours.high) == pytest.approx((ours.value - half, ours.value + half), abs=0.006)
 
 
-def test_worst_groups_of_single_runs_draw_as_resampling_by_index_within_groups_does():
+def test_worst_groups_of_single_runs_put_their_two_intervals_together():
     rng = np.random.default_rng(0)
-    group = rng.integers(3, size=300)
-    first, second = rng.random(300) < 0.8, rng.random(300) < np.array([0.9, 0.5, 0.7])[group]
-    ours = worst_group_difference(first[None], second[None], group, samples=3000)
-    members = [np.flatnonzero(group == number) for number in range(3)]
-    assert ours.value == pytest.approx(
-        min(first[rows].mean() for rows in members) - min(second[rows].mean() for rows in members)
+    group = np.repeat([5, 7, 9], 100)
+    first, second = rng.random(300) < 0.8, rng.random(300) < np.repeat([0.9, 0.5, 0.7], 100)
+    found = worst_group_difference(first[None], second[None], group)
+    (a, a_low, a_high), (b, b_low, b_high) = (
+        (hits.min() / 100, *worst_group_interval(hits, [100] * 3))
+        for hits in (side.reshape(3, 100).sum(axis=1) for side in (first, second))
     )
-    draws = []
-    for _ in range(3000):
-        drawn = [rng.choice(rows, size=len(rows)) for rows in members]
-        draws.append(min(first[rows].mean() for rows in drawn) - min(second[rows].mean() for rows in drawn))
-    assert (ours.low, ours.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.015)
+    assert found.value == pytest.approx(a - b)
+    assert found.low == pytest.approx(a - b - math.hypot(a - a_low, b_high - b))
+    assert found.high == pytest.approx(a - b + math.hypot(a_high - a, b - b_low))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        # Four equally bad groups have a lower least accuracy than one bad group of the same accuracy, by chance alone.
+        (np.full(4, 0.8), np.array([0.97, 0.97, 0.8, 0.97])),
+        (np.linspace(0.6, 0.97, 50), np.r_[0.6, np.full(49, 0.97)]),
+    ],
+)
+def test_a_method_with_more_bad_groups_is_not_taken_to_be_worse(first, second):
+    generator, covered = np.random.default_rng(0), 0
+    group = np.repeat(np.arange(len(first)), 400 // len(first) + 20)
+    for _ in range(60):
+        one, other = ((generator.random(group.size) < side[group])[None] for side in (first, second))
+        found = worst_group_difference(one, other, group, samples=200)
+        covered += found.low <= 0 <= found.high
+    assert covered / 60 >= 0.93  # draws of the difference cover 0.85 and 0.6
+
+
+def test_worst_groups_that_have_nothing_right_are_not_known_to_be_equal():
+    nothing = np.repeat([[0.0, 1.0]], 20, axis=1)
+    group = np.arange(40) % 2
+    found = worst_group_difference(nothing, nothing, group)
+    assert found.low < 0 == found.value < found.high
+    # Of several runs as of one: every limit lies on its side of the value.
+    rng = np.random.default_rng(1)
+    for runs in ((1, 1), (1, 3), (3, 3)):
+        one, other = ((rng.random((n, 40)) < 0.2).astype(float) for n in runs)
+        found = worst_group_difference(one, other, group)
+        assert found.low < found.value < found.high
 
 
 def test_worst_groups_of_several_runs_by_hand():
@@ -49,11 +85,10 @@ def test_seeds_widen_the_interval():
     assert difference.high - difference.low > 1
 
 
-@pytest.mark.parametrize("difference", [mean_difference, lambda a, b: worst_group_difference(a, b, np.arange(500) % 2)])
-def test_without_noise_of_samples_the_interval_is_welchs(difference):
+def test_without_noise_of_samples_the_interval_is_welchs():
     # Means 2/10 and 5/10, variances 1/100 and 4/100 of three runs each; every sample has its run's value.
     first, second = (np.repeat(np.array([values]).T / 10, 500, axis=1) for values in ([1, 2, 3], [3, 5, 7]))
-    found = difference(first, second)
+    found = mean_difference(first, second)
     half = stats.t.ppf(0.975, 2 * 25 / 17) * math.sqrt(5 / 3) / 10
     assert found.value == pytest.approx(-0.3)
     assert (found.low, found.high) == pytest.approx((-0.3 - half, -0.3 + half))
@@ -68,6 +103,26 @@ def test_the_interval_of_few_runs_covers_what_it_says():
         found = mean_difference(one, other, samples=200)
         covered += found.low <= 0 <= found.high
     assert covered / 200 > 0.92  # resampling the three runs covers 0.87
+
+
+def test_a_run_alone_varies_over_seeds_as_the_other_sides_do():
+    # Three runs of variance 4/100, one run: 4/100 (1 + 1/3) with 2 degrees; every sample has its run's value.
+    several, alone = (np.repeat(np.array([values]).T / 10, 500, axis=1) for values in ([3, 5, 7], [1]))
+    for sides, value in (((several, alone), 0.4), ((alone, several), -0.4)):
+        found = mean_difference(*sides)
+        half = stats.t.ppf(0.975, 2) * math.sqrt(4 / 100 * 4 / 3)
+        assert (found.value, found.low, found.high) == pytest.approx((value, value - half, value + half))
+
+
+def test_p_value_over_samples_and_seeds_by_hand():
+    # Four samples, differences 1, 0, 0, 0 in every run: variance 1/4 over four, no seeds, so that t is normal.
+    first, second = np.repeat([[1.0, 1, 0, 0]], 3, axis=0), np.repeat([[0.0, 1, 0, 0]], 3, axis=0)
+    assert mean_difference_p_value(first, second) == pytest.approx(2 * stats.norm.sf(0.25 / math.sqrt(0.25 / 4)))
+    assert mean_difference_p_value(first, first) == 1.0
+    assert mean_difference_p_value(np.ones((3, 4)), np.zeros((2, 4))) is None
+    # Samples that agree: three runs a side with means 2 and 5, variances 1 and 4.
+    first, second = (np.repeat(np.array([values]).T / 10, 5, axis=1) for values in ([1, 2, 3], [3, 5, 7]))
+    assert mean_difference_p_value(first, second) == pytest.approx(welch_p_value([1, 2, 3], [3, 5, 7]))
 
 
 def test_holm_by_hand():
@@ -85,6 +140,9 @@ def test_welch_by_hand():
     with warnings.catch_warnings(action="error"):  # one side without variance: t = -3 / sqrt(4 / 3) of 2 degrees
         assert welch_p_value([2, 2, 2], [3, 5, 7]) == pytest.approx(2 * stats.t.cdf(-3 / math.sqrt(4 / 3), 2))
     assert welch_p_value([1, 1], [1, 1]) == 1.0
+    # Runs that all came out the same say nothing of what another seed would give.
+    assert welch_p_value([0.04, 0.04], [0.0, 0.0]) is None
+    assert welch_p_value([0.1 + 0.2, 0.3], [0.0, 0.0]) is None
 
 
 @pytest.mark.parametrize(

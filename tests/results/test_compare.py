@@ -1,9 +1,11 @@
 """Comparisons whose numbers follow by hand from eight predictions."""
 
 import io
+import math
 
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from typer.testing import CliRunner
 
 from aimbench.cli import app
@@ -103,12 +105,18 @@ def test_sets_of_seeds(store, add):
     # Samples of one run move together, so that a test over samples would take a seed's luck for a difference.
     assert found.test is None
     assert "exact paired test" not in text
-    assert "p (Welch between seeds, Holm)" in text
+    assert "p (over samples and seeds, Holm)" in text
     water = next(g for g in found.groups if g.name == "waterbird on land")
     # The second side's runs are right on none and all: t = 0.5 / 0.5 of 1 degree, p = 1/2, times four groups.
     assert water.p_value == pytest.approx(1.0)
-    alone = compare(store, one, other[:1])
-    assert {group.p_value for group in alone.groups} == {None}
+    # Where no run is wrong, on either side, there is no noise, nor a difference.
+    assert {group.p_value for group in found.groups} == {1.0}
+    # Two samples of which one side has both right in every run, the other none: nothing varies that could be a measure.
+    alone = {group.name: group for group in compare(store, one, other[:1]).groups}
+    assert alone["waterbird on land"].p_value is None
+    assert alone["landbird on land"].p_value == 1.0
+    # One of two: the mean of the samples' differences is its own deviation; times the three groups that vary.
+    assert alone["landbird on water"].p_value == pytest.approx(min(1.0, 3 * 2 * norm.sf(0.5 / math.sqrt(0.5 / 2))))
     assert "(Welch)" in text
 
 

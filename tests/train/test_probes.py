@@ -20,7 +20,7 @@ from aimbench.metrics.probe_words import probe_words
 from aimbench.results.store import Store
 from aimbench.results.validate import check_record
 from aimbench.train.evaluate import evaluated_positions
-from aimbench.train.probes import _faithfulness, noisy, probe, relative_foreground_sensitivity
+from aimbench.train.probes import _faithfulness, noisy, probe, relative_foreground_sensitivity, summarise
 
 
 def test_relative_foreground_sensitivity_by_hand() -> None:
@@ -29,6 +29,16 @@ def test_relative_foreground_sensitivity_by_hand() -> None:
     assert relative_foreground_sensitivity(0.8, 0.4) == pytest.approx(-0.5)
     assert relative_foreground_sensitivity(0.0, 0.5) == pytest.approx(1.0)
     assert relative_foreground_sensitivity(1.0, 1.0) == 0.0
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_a_sensitivity_that_no_sample_tells_of_may_be_any(right: float) -> None:
+    rows = np.full(10, right)
+    found = summarise({"accuracy_noise_on_object": rows, "accuracy_noise_on_background": rows})["rfs"]
+    assert (found.value, found.low, found.high) == (0.0, -1.0, 1.0)
+    # One error in ten, under noise on the object: a third of the draws have none, and tell nothing.
+    found = summarise({"accuracy_noise_on_object": np.r_[0.0, np.ones(9)], "accuracy_noise_on_background": np.ones(10)})
+    assert (found["rfs"].value, found["rfs"].low) == (1.0, -1.0)
 
 
 def test_relative_foreground_sensitivity_stays_between_its_ends() -> None:
