@@ -1,5 +1,6 @@
 """The command line: words in, calls out. Nothing heavy is imported before a command needs it."""
 
+import errno
 import sys
 from typing import NoReturn
 
@@ -38,6 +39,9 @@ def main() -> None:
     except AimbenchError as error:
         _end(str(error))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" for {error.filename}" if error.filename else ""
+            _end(f"no space left on the disk{where}; free some, or name other places with --data, --runs and --results")
         if error.filename is None:
             raise
         _end(f"{error.filename}: {error.strerror}; make it readable and writable, or name another place")

@@ -357,7 +357,7 @@ def _say_nothing_matches(
     store = Store(root)
     given = {option: value for option, value in asked.items() if value is not None}
     if not given or not (paths := store.paths()):
-        typer.echo(f"no records in {store.records} {lack}", err=True)
+        typer.echo(f"no records in {store.records.resolve()} {lack} (--results names another registry)", err=True)
         return
     hints = []
     for option, there in (

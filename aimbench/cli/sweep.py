@@ -1,5 +1,6 @@
 """``aimbench sweep``: many runs from one plan."""
 
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -69,7 +70,15 @@ def sweep(
         Store(root).check_writable()
     logs = roots.runs / "sweeps" / "logs" / found.name
     engine = make_executor(executor, workers, logs, parse_settings(slurm, option="--slurm"))
-    outcome = Sweep(planner, engine, typer.echo, skip_failed=skip_failed).run()
+    if executor != "inline":
+        typer.echo(f"what the runs say goes to {logs}")
+    # Ended by SIGTERM as by Ctrl-C, so that local workers end with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcome = Sweep(planner, engine, typer.echo, skip_failed=skip_failed).run()
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on where each run's last epoch ended", err=True)
+        raise
     typer.echo(f"{len(outcome.done)} runs recorded, {len(outcome.failures)} failed")
     for title, failure in outcome.failures.items():
         typer.echo(f"\nFAILED {title}\n{failure}", err=True)
@@ -80,7 +89,8 @@ def sweep(
 def _show(lines: "Iterable[Line]") -> None:
     total, unknown = 0.0, 0
     for line in lines:
-        cost = "?" if line.seconds is None else f"{line.seconds / 60:.1f} min"
+        minutes = "?" if line.seconds is None else f"{line.seconds / 60:.1f} min"
+        cost = "-" if line.state == "recorded" else minutes
         typer.echo(f"{line.kind:6}{line.state:17}{cost:>11}  {line.title}")
         total += line.seconds or 0.0
         unknown += line.runs if line.seconds is None else 0

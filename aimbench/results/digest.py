@@ -100,6 +100,11 @@ class Digest:
         return {name: value for name, value in self.settings.items() if name != "evaluation"}
 
     @property
+    def is_trained(self) -> bool:
+        """Whether the run was trained here, not only evaluated."""
+        return bool(self.training)
+
+    @property
     def table_key(self) -> tuple[str, ...]:
         """Equal for runs that may be compared."""
         dataset = (self.dataset, self.variant, self.kind, self.fingerprint)

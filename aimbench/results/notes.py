@@ -46,6 +46,12 @@ def notes(
         lines.append(
             "Rows differ in the labels they used (Regime): compare only rows of the same regime, which stand together."
         )
+    epg = [run for run in runs if any(key.startswith("epg_") for key in run.scores)]
+    if len(looked_at := {run.settings["evaluation"].get("epg_samples") for run in epg}) > 1:
+        numbers = ", ".join("all" if number is None else f"{number:,}" for number in sorted(looked_at, key=_last_if_all))
+        lines.append(
+            f"EPG is of {numbers} test images (evaluation.epg_samples): compare only rows with the same, as the marks do."
+        )
     if any(run.regime.get("train") == "masks" for run in runs):
         lines.append(
             "train=masks: ground-truth masks or boxes are read in training; they stand in for the attention maps of "
@@ -71,6 +77,10 @@ def notes(
     if shared := _shared_training(runs):
         lines.append(f"Training of all rows: {shared}.")
     return tuple(line for line in lines if line)
+
+
+def _last_if_all(number: int | None) -> tuple[bool, int]:
+    return number is None, number or 0
 
 
 def _without_energy(runs: Sequence[Digest]) -> str:

@@ -46,7 +46,8 @@ def marks(column: Mapping[int, Estimate], regimes: Mapping[int, str]) -> dict[in
 
     Args:
         column: The cells by row. Higher is better.
-        regimes: The regime of each of these rows.
+        regimes: Of each of these rows what it must share with those that it is ranked among: the regime, and for EPG
+            the test images.
     """
     found: dict[int, Mark] = {}
     for regime in sorted(set(regimes.values())):

@@ -178,8 +178,12 @@ def _header(table: Table) -> list[str]:
 
 
 def _costs(row: Row) -> list[str]:
-    gmacs = _MISSING if row.cost.gmacs is None else f"{row.cost.gmacs:.2f}"
-    return [f"{row.cost.trained / 1e6:.3g}", gmacs, f"{row.cost.seconds:.0f}"]
+    cost = row.cost
+    return [
+        _MISSING if cost.trained is None else f"{cost.trained / 1e6:.3g}",
+        _MISSING if cost.gmacs is None else f"{cost.gmacs:.2f}",
+        _MISSING if cost.seconds is None else f"{cost.seconds:.0f}",
+    ]
 
 
 def percent(cell: Cell | None, row: Row) -> str:

@@ -65,14 +65,14 @@ class RowCost:
     """What a run of a row takes.
 
     Attributes:
-        trained: Number of parameters that were trained.
+        trained: Number of parameters that were trained; None where nothing was trained here.
         gmacs: Multiply-accumulates of one image's forward pass, in 1e9; None where a record does not say.
-        seconds: Median wall time of its runs, on their machines and under their load.
+        seconds: Median wall time of its runs, on their machines and under their load; None where nothing was trained.
     """
 
-    trained: int
+    trained: int | None
     gmacs: float | None
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,8 @@ def _make_table(runs: list[Digest]) -> Table:
         _make_row(group, columns, config, pick(group[0].settings, settings))
         for group, config in zip(members, configs, strict=True)
     ]
-    rows = _marked(sorted(rows, key=lambda row: row.regime), columns)
+    looked_at = {run.id: str(run.settings["evaluation"].get("epg_samples")) for run in runs}
+    rows = _marked(sorted(rows, key=lambda row: row.regime), columns, looked_at)
     first = runs[0]
     return Table(
         dataset=first.dataset,
@@ -284,6 +285,9 @@ def _one_a_seed(runs: list[Digest]) -> list[Digest]:
 def _make_row(runs: list[Digest], columns: Sequence[Column], config: str, settings: str) -> Row:
     runs = sorted(runs, key=lambda run: run.seed)
     cells = {column.key: make_cell(runs, column.key) for column in columns}
+    cost = RowCost(None, runs[0].gmacs, None)
+    if runs[0].is_trained:
+        cost = replace(cost, trained=runs[0].trained, seconds=statistics.median([run.seconds for run in runs]))
     return Row(
         method=runs[0].method,
         regime=describe(runs[0].regime),
@@ -292,16 +296,21 @@ def _make_row(runs: list[Digest], columns: Sequence[Column], config: str, settin
         n=len(runs),
         seeds=tuple(run.seed for run in runs),
         cells={key: cell for key, cell in cells.items() if cell is not None},
-        cost=RowCost(runs[0].trained, runs[0].gmacs, statistics.median([run.seconds for run in runs])),
+        cost=cost,
         records=tuple(run.id for run in runs),
     )
 
 
-def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
+def _marked(rows: Sequence[Row], columns: Sequence[Column], looked_at: Mapping[str, str]) -> list[Row]:
+    """The rows with their marks; EPG is ranked among rows of the same test images (``looked_at``, by run)."""
     cells: list[dict[str, Cell]] = [dict(row.cells) for row in rows]
     for key in (column.key for column in columns if column.key not in UNRANKED):
         present = {number: cells[number][key] for number in range(len(rows)) if key in cells[number]}
-        for number, mark in marks(present, {number: rows[number].regime for number in present}).items():
+        apart = {
+            number: rows[number].regime + (looked_at[rows[number].records[0]] if key.startswith("epg_") else "")
+            for number in present
+        }
+        for number, mark in marks(present, apart).items():
             cells[number][key] = replace(present[number], mark=mark)
     return [replace(row, cells=marked) for row, marked in zip(rows, cells, strict=True)]
 

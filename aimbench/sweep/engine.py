@@ -205,15 +205,19 @@ class Sweep:
 
 
 class _Watch:
-    """Says of each job once how it ended."""
+    """Says of each job once that it began, and once how it ended."""
 
     def __init__(self, jobs: Sequence[Job], board: Board, say: Callable[[str], None]) -> None:
         self._open = list(jobs)
+        self._to_start = list(jobs)
         self._total = len(jobs)
         self._board = board
         self._say = say
 
     def look(self) -> None:
+        for job in [job for job in self._to_start if self._board.is_started(job.id)]:
+            self._to_start.remove(job)
+            self._say(f"started: {job.id} ({job.title})")
         for job in list(self._open):
             failure = self._board.failure(job.id)
             if failure is None and not job.is_done:

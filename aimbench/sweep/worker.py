@@ -53,12 +53,25 @@ class Board:
         self._failure(job_id).parent.mkdir(parents=True, exist_ok=True)
         self._failure(job_id).write_text(text, encoding="utf-8")
 
+    def start(self, job_id: str) -> None:
+        """Says that the job has begun."""
+        self._start(job_id).parent.mkdir(parents=True, exist_ok=True)
+        self._start(job_id).touch()
+
+    def is_started(self, job_id: str) -> bool:
+        """Whether the job has begun since it was last forgotten."""
+        return self._start(job_id).exists()
+
     def forget(self, job_id: str) -> None:
-        """Removes an earlier attempt's failure, so that the job is tried again."""
+        """Removes what is known of an earlier attempt, so that the job is tried again."""
         self._failure(job_id).unlink(missing_ok=True)
+        self._start(job_id).unlink(missing_ok=True)
 
     def _failure(self, job_id: str) -> Path:
         return self.folder / "failures" / f"{job_id}.txt"
+
+    def _start(self, job_id: str) -> Path:
+        return self.folder / "started" / job_id
 
     def _lock(self, name: str) -> FileLock:
         path = self.folder / name
@@ -115,6 +128,7 @@ def run_jobs(jobs: Sequence[Job], board: Board, share: Share | None = None) -> N
 
 
 def _attempt(job: Job, board: Board, reporter: Reporter) -> None:
+    board.start(job.id)
     reporter.line(f"{job.id}: {job.title}")
     try:
         run_job(job, reporter)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import logging
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("aimbench.baselines", "aimbench.methods")
 ENTRY_POINTS = "aimbench.methods"
+
+_LOG = logging.getLogger(__name__)
 
 _M = TypeVar("_M", bound="type[Method]")
 _registered: dict[str, type[Method]] = {}
@@ -154,13 +157,23 @@ def _modules() -> Iterator[str]:
 
 
 def _declared_in(module: str) -> Iterator[MethodEntry]:
-    """Reads the ``@register_method(...)`` decorators in a module's source, or in all files of a package."""
+    """Reads the ``@register_method(...)`` decorators in a module's source, or in all files of a package.
+
+    A file that is no Python is said and left out: the other methods have nothing to do with it.
+    """
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         return
     origin = Path(spec.origin)
     for path in sorted(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        try:
+            tree = ast.parse(path.read_bytes(), str(path))
+        except (SyntaxError, ValueError) as error:
+            where = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+            problem = error.msg if isinstance(error, SyntaxError) else error
+            _LOG.warning("warning: %s%s: %s; methods in it are left out until it is mended", path, where, problem)
+            continue
+        for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 yield from _declared_by(node, module)
 

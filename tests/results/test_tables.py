@@ -148,6 +148,29 @@ def test_epg_by_boxes_is_never_ranked_with_epg_by_masks(make_record, make_metric
     assert make_tables([by_mask])[0].id == masks.id
 
 
+def test_epg_is_ranked_among_rows_of_the_same_photographs(make_record, make_metrics):
+    def row(method, gradcam, samples):
+        record = make_record(method=method, metrics={"test": make_metrics(accuracy=0.5, gradcam=gradcam)})
+        return make_record(
+            method=method,
+            metrics={"test": make_metrics(accuracy=0.5, gradcam=gradcam)},
+            evaluation={**record.evaluation, "epg_samples": samples},
+        )
+
+    (table,) = make_tables([row("erm", 0.3, 400), row("jtt", 0.6, 400), row("lff", 0.9, 8), row("rwy", 0.8, None)])
+    assert {row.method: row.cells["epg_gradcam"].mark for row in table.rows} == {
+        "erm": None,
+        "jtt": "best",
+        "lff": None,
+        "rwy": None,
+    }
+    assert all(row.cells["accuracy"].mark == "best" for row in table.rows)
+    (note,) = [note for note in table.notes if note.startswith("EPG is of")]
+    assert note.startswith("EPG is of 8, 400, all test images (evaluation.epg_samples)")
+    (alike,) = make_tables([row("erm", 0.3, 400), row("jtt", 0.6, 400)])
+    assert not [note for note in alike.notes if note.startswith("EPG is of")]
+
+
 def test_the_notes_name_where_attributions_were_empty(make_record, make_metrics):
     def run(method, seed, empty):
         found = make_metrics(gradcam=0.4)
@@ -346,6 +369,8 @@ def test_what_was_only_evaluated_leaves_the_settings_of_trained_rows_alone(make_
     (table,) = make_tables([*trained, external])
     assert [row.settings for row in table.rows] == ["lr=0.1", "lr=0.2", ""]
     assert any(note == "Training of all rows: train=head, epochs=20." for note in table.notes)
+    assert table.rows[2].cost == RowCost(trained=None, gmacs=None, seconds=None)
+    assert grid(table)[3][-3:] == ["-", "-", "-"]
 
 
 @pytest.mark.parametrize("first", [0, 1])

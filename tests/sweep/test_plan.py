@@ -68,6 +68,10 @@ def test_a_space_smaller_than_its_trials_is_taken_whole() -> None:
         ({"methods": [{"method": "erm", "datasets": ["waterbirds"]}]}, "none of the plan's datasets"),
         ({"seeds": [0, 1, 0]}, "seeds names 0 more than once"),
         ({"datasets": ["cub", "cub"]}, "datasets names cub more than once"),
+        (
+            {"methods": [{"method": "erm", "setings": {}}], "search": {"trial": 2}, "seds": [1]},
+            "methods.1.setings: .*did you mean 'settings'.*search.trials: .*search.trial: .*'trials'.*seds: .*'seeds'",
+        ),
     ],
 )
 def test_a_wrong_plan_is_one_line_that_names_the_place(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:

@@ -64,6 +64,20 @@ def test_two_modules_that_declare_one_name_are_refused(tmp_path: Path, monkeypat
         list_methods()
 
 
+def test_a_file_that_is_no_python_costs_its_own_methods_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mod_sound.py").write_text(SOURCE.format(name="sound"))
+    (tmp_path / "mod_broken.py").write_text(SOURCE.format(name="broken") + "\ndef x(:\n")
+    (tmp_path / "mod_binary.py").write_bytes(b"\0\0")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_modules", lambda: iter(["mod_broken", "mod_binary", "mod_sound"]))
+    assert [entry.name for entry in list_methods()] == ["sound"]
+    of_broken, of_binary = (record.getMessage() for record in caplog.records)
+    assert of_broken.startswith(f"warning: {tmp_path / 'mod_broken.py'}, line 13: ")
+    assert str(tmp_path / "mod_binary.py") in of_binary
+
+
 def test_a_method_of_another_package_comes_through_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
