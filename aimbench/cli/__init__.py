@@ -2,10 +2,11 @@
 
 import errno
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from aimbench import __version__
 from aimbench.cli import compare, data, demo, evaluate, explain, listing, probe, registry, results, run, sweep
 from aimbench.errors import AimbenchError
 
@@ -16,6 +17,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"aimbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:
+    del version  # said by its callback
+
+
 app.command("run")(run.run)
 app.command("evaluate")(evaluate.evaluate)
 app.command("probe")(probe.probe)

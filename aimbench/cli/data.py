@@ -90,7 +90,9 @@ def fetch_command(
     found = offers(card, [*variant.sources, *(variant.optional_sources if everything else [])], root, typer.echo)
     for offer in found:
         size = "size unknown" if offer.size is None else f"{offer.size / 1e6:.1f} MB"
-        where = f"hub {offer.source.hub}" if offer.source.hub else "no address for a download"
+        source = offer.source
+        silent = f"none of {', '.join(source.urls)} answers" if source.urls else "no address for a download"
+        where = f"hub {source.hub}" if source.hub else silent
         text = "is there already" if offer.there else f"{size}, {offer.address or where}"
         typer.echo(f"{offer.name}: {offer.source.names} {text}")
     check_space(root, found)

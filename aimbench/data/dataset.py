@@ -160,7 +160,7 @@ class ShardDataset:
         """The command that builds this dataset again."""
         raw = "" if self.card.variant(self.variant).mini else " --raw DIR"
         partial = " --partial" if self.manifest.kind == "partial" else ""
-        return f"aimbench data build {self.name}@{self.variant}{raw}{partial} --force"
+        return f"aimbench data build {self.name}@{self.variant}{raw}{partial} --data {self.root.parent.parent} --force"
 
     def split(self, split: str) -> SplitIndex:
         """Returns the samples of a split.
@@ -259,7 +259,7 @@ def _how_to_build(card: Card, variant: str, data_root: Path) -> str:
 
 def _checked_manifest(folder: Path, name: str, variant: str) -> Manifest:
     """Checks what is cheap to check: names, file sizes, the index's hash. `verify` re-hashes everything."""
-    mend = f"rebuild with 'aimbench data build {name}@{variant} --force'"
+    mend = f"rebuild with 'aimbench data build {name}@{variant} --data {folder.parent.parent} --force'"
     manifest = read_manifest(folder)
     if (manifest.name, manifest.variant) != (name, variant):
         raise DataError(f"{folder} holds {manifest.name}@{manifest.variant}, not {name}@{variant}; move it or {mend}")

@@ -104,8 +104,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(
-            f"weights file {path} holds more than tensors and was not loaded, because unpickling it could run code;"
-            " save its state_dict() alone"
+            f"weights file {path} is none, or holds more than tensors; it was not loaded, because unpickling it could"
+            " run code: save the network's state_dict() alone"
         ) from error
     # Bytes that are no pickle at all end its reader with whatever they lead to.
     except (RuntimeError, ValueError, LookupError, EOFError, OSError, SafetensorError) as error:

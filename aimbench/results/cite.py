@@ -1,6 +1,7 @@
-"""What to cite for a record or a table: aimbench, the dataset and its variant, the methods."""
+"""What to cite for a record or a table: aimbench, the dataset and what it is made of, the methods, the metrics."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 
 from aimbench import __version__
@@ -8,6 +9,7 @@ from aimbench.cards import Card
 from aimbench.errors import RecordError
 from aimbench.method_cards import MethodCard
 from aimbench.record import Record
+from aimbench.results.metric_sources import ATTRIBUTIONS, EPG
 from aimbench.results.store import Store
 from aimbench.results.tables import make_tables
 
@@ -44,7 +46,9 @@ def bibtex(
     dataset_card: Callable[[str], Card | None],
     method_card: Callable[[str], MethodCard | None],
 ) -> str:
-    """Returns BibTeX for aimbench, the datasets and the methods, each entry once.
+    """Returns BibTeX for aimbench, the datasets, the methods and what EPG was read from, each entry once.
+
+    Backbones have no card; a comment names them.
 
     Args:
         name: The id that is cited; it stands in aimbench's own entry, with a hash of the runs behind it.
@@ -68,8 +72,17 @@ def bibtex(
             entries.append(f"% dataset {dataset}: no card here; cite its authors")
             continue
         of_variant = card.variants[variant].citation if variant in card.variants else ""
-        entries += [entry for entry in (card.citation, of_variant) if entry]
+        entries += [entry for text in (card.citation, of_variant) for entry in _entries(text)]
     for method in sorted({record.method.name for record in records}):
         found = method_card(method)
-        entries.append(found.bibtex if found else f"% method {method}: no card here; cite its authors")
+        entries += _entries(found.bibtex) if found else [f"% method {method}: no card here; cite its authors"]
+    scored = {name for record in records for metrics in record.metrics.values() for name in metrics.epg}
+    entries += [EPG] if scored else []
+    entries += [entry for name, entry in ATTRIBUTIONS.items() if name in scored]
+    entries += [f"% backbone {name}: cite its authors" for name in sorted({record.backbone.name for record in records})]
     return "\n\n".join(dict.fromkeys(entry.strip() for entry in entries)) + "\n"
+
+
+def _entries(text: str) -> list[str]:
+    """The entries of a card's BibTeX, of which another card may hold some too."""
+    return [entry for entry in re.split(r"^(?=@)", text.strip(), flags=re.MULTILINE) if entry.strip()]

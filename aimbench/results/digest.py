@@ -102,7 +102,7 @@ class Digest:
     @property
     def is_trained(self) -> bool:
         """Whether the run was trained here, not only evaluated."""
-        return bool(self.training)
+        return bool(self.training) and "external" not in self.training
 
     @property
     def table_key(self) -> tuple[str, ...]:

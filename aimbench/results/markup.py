@@ -51,10 +51,11 @@ def latex_table(
     *,
     comments: Sequence[str] = (),
     bold: Container[tuple[int, int]] = (),
+    label: str = "",
 ) -> str:
-    """Returns a booktabs table with ``notes`` in small print beneath.
+    r"""Returns a booktabs table with ``notes`` in small print beneath.
 
-    ``comments`` stand before it; ``bold`` is as in `markdown_grid`.
+    ``comments`` stand before it; ``bold`` is as in `markdown_grid`; ``label`` is what ``\ref{tab:...}`` names.
     """
     header, *rows = [
         " & ".join(
@@ -70,6 +71,7 @@ def latex_table(
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{caption.translate(_LATEX)}}}",
+            *([rf"\label{{tab:{label}}}"] if label else []),
             rf"\begin{{tabular}}{{{'l' * len(lines[0])}}}",
             r"\toprule",
             header,

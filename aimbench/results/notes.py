@@ -48,7 +48,9 @@ def notes(
         )
     epg = [run for run in runs if any(key.startswith("epg_") for key in run.scores)]
     if len(looked_at := {run.settings["evaluation"].get("epg_samples") for run in epg}) > 1:
-        numbers = ", ".join("all" if number is None else f"{number:,}" for number in sorted(looked_at, key=_last_if_all))
+        numbers = ", ".join(
+            "all" if number is None else f"{number:,}" for number in sorted(looked_at, key=_last_if_all)
+        )
         lines.append(
             f"EPG is of {numbers} test images (evaluation.epg_samples): compare only rows with the same, as the marks do."
         )

@@ -221,6 +221,7 @@ def _latex(tables: Sequence[Table], references: Sequence[Reference]) -> str:
             table.notes,
             comments=[f"{table.id}: {command(table)}", *run_notes(table)],
             bold=best_places(table),
+            label=table.id,
         )
         for table in tables
     ]

@@ -32,7 +32,9 @@ def claimed(runs_root: Path, run_id: str, *, processes: int = 1) -> Iterator[Non
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"another process is running {run_id}; its record will come from there") from None
+        raise ConfigError(
+            f"another process is running {run_id}; its record will come from there (it holds {lock.lock_file})"
+        ) from None
     try:
         yield
     finally:

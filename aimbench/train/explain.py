@@ -104,6 +104,15 @@ def extreme_positions(
     return chosen
 
 
+def say_left_out(experiment: Experiment, split: str, max_groups: int) -> None:
+    """Says how many groups of a split are not drawn."""
+    there = len(np.unique(experiment.dataset.split(split).group))
+    if there > max_groups:
+        experiment.reporter.line(
+            f"{max_groups} of {there} groups of '{split}' are drawn; --max-groups {there} draws all"
+        )
+
+
 def draw(rows: Sequence[Explained], out: Path) -> Path:
     """Draws one row a photograph of one run into a PNG."""
     from matplotlib.figure import Figure
@@ -176,6 +185,7 @@ def draw_run(
     if images:
         return draw(explain_files(experiment, trainer, images), out)
     group = experiment.dataset.split(split).group
+    say_left_out(experiment, split, max_groups)
     if epg is None:
         positions = choose_positions(group, per_group, max_groups)
     else:

@@ -57,7 +57,10 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
         definition = Definition.model_validate_json((folder / "definition.json").read_bytes())
         local = json.loads((folder / "request.json").read_bytes())
     except FileNotFoundError as error:
-        raise ConfigError(f"{folder} is no run's folder: it holds no {Path(error.filename).name}") from None
+        raise ConfigError(
+            f"{folder} is no run's folder: it holds no {Path(error.filename).name}; a checkpoint of"
+            " another program's is evaluated with --timm or --torchvision, predictions with --predictions"
+        ) from None
     except (ValidationError, ValueError) as error:
         raise ConfigError(f"{folder}: its definition.json or request.json is damaged; run it again") from error
     state = checkpoint.load(file)

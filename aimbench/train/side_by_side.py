@@ -18,6 +18,7 @@ from aimbench.train.explain import (
     epg_words,
     explain_samples,
     save,
+    say_left_out,
     title_colour,
 )
 from aimbench.train.opened import open_run
@@ -62,6 +63,7 @@ def draw_runs(
             )
     group = first.dataset.split(split).group
     labels = _labels([experiment for experiment, _ in opened])
+    say_left_out(first, split, max_groups)
     paths = []
     for value in np.unique(group)[:max_groups]:
         members = np.flatnonzero(group == value)

@@ -24,7 +24,8 @@ def test_a_record_cites_aimbench_its_dataset_and_its_method(store, make_record):
     record = make_record(method="aim")
     text = bibtex(record.id, find_cited(store, record.id[:6])[1], load_card, method_card)
     keys = re.findall(r"@\w+\{([^,]+),", text)
-    assert keys == [f"aimbench-{record.id}", "sagawa2020distributionally", "alshami2025aim"]
+    data = ["sagawa2020distributionally", "wah2011caltech", "zhou2018places"]
+    assert keys == [f"aimbench-{record.id}", *data, "alshami2025aim"]
     assert record.id in text
     assert "version = {0.1.0}" in text
     # BibTeX reads an entry up to its closing brace.
@@ -65,6 +66,18 @@ def test_what_has_no_card_is_named(make_record):
     text = bibtex("x", [make_record(dataset="mine", method="own")], lambda name: None, lambda name: None)
     assert "% dataset mine: no card here" in text
     assert "% method own: no card here" in text
+
+
+def test_what_several_cards_hold_is_cited_once_and_metrics_are_cited(make_record, make_metrics):
+    metrics = {"test": make_metrics(gradcam=0.5, smoothgrad=0.4)}
+    records = [make_record(dataset=name, metrics=metrics) for name in ("waterbirds", "cub")]
+    text = bibtex("x", records, load_card, method_card)
+    assert text.count("@techreport{wah2011caltech,") == 1
+    for key in ("wang2020score", "selvaraju2017grad", "smilkov2017smoothgrad"):
+        assert text.count(key) == 1
+    assert "sundararajan2017axiomatic" not in text
+    assert "% backbone resnet50: cite its authors" in text
+    assert text.count("{") == text.count("}")
 
 
 def test_an_unknown_table_is_an_error(store):
