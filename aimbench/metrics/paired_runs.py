@@ -9,6 +9,7 @@ is that of the samples alone and says nothing of other seeds.
 """
 
 import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats

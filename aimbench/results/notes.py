@@ -52,7 +52,7 @@ def notes(
             "all" if number is None else f"{number:,}" for number in sorted(looked_at, key=_last_if_all)
         )
         lines.append(
-            f"EPG is of {numbers} test images (evaluation.epg_samples): compare only rows with the same, as the marks do."
+            f"EPG is of {numbers} test images (evaluation.epg_samples): compare only rows of the same, as the marks do."
         )
     if any(run.regime.get("train") == "masks" for run in runs):
         lines.append(

@@ -32,7 +32,7 @@ def test_reselecting_equals_running_with_the_selector(experiment: Callable[..., 
     expected = stored(Store(tmp_path / "other"), experiment(selector=name, training=training, epg_samples=8))
     with pytest.raises(RecordError, match="reads the test set and can never be a headline"):
         reselect(store, first, "oracle_test_worst_group_accuracy", select_regime="class")
-    with pytest.raises(RecordError, match="unknown selector 'lasst'.*'last'"):
+    with pytest.raises(RecordError, match=r"unknown selector 'lasst'.*'last'"):
         reselect(store, first, "lasst", select_regime="class")
     done = CliRunner().invoke(
         app, ["results", "reselect", first.id, "--selector", name, "--results", str(store.root)], catch_exceptions=False
