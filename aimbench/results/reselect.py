@@ -42,8 +42,8 @@ def reselect(store: Store, record: Record, selector: str, *, select_regime: str)
         The new record and its Parquet files by content (``predictions``, ``epochs``).
 
     Raises:
-        RecordError: If the selector is unknown, reads the test set or does not apply, the record is external, or predictions are missing
-            or changed.
+        RecordError: If the selector is unknown, reads the test set or does not apply, the record is external, or
+            predictions are missing or changed.
     """
     try:
         check_headline(selector)
