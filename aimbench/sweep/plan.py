@@ -130,7 +130,8 @@ def _problem(place: tuple[int | str, ...], kind: str, message: str) -> str:
     where = ".".join(str(part + 1 if isinstance(part, int) else part) for part in place) or "the file"
     if kind != "extra_forbidden":
         return f"{where}: {message.removeprefix('Value error, ')}"
-    model = {"methods": MethodPlan, "search": Search}.get(str(place[0]), Plan) if len(place) > 1 else Plan
+    of_part: dict[str, type[BaseModel]] = {"methods": MethodPlan, "search": Search}
+    model = of_part.get(str(place[0]), Plan) if len(place) > 1 else Plan
     return f"{where}: there is no such field; {nearest_names(str(place[-1]), model.model_fields)}"
 
 
