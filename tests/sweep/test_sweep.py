@@ -197,3 +197,32 @@ def test_local_workers_killed_with_their_sweep_leave_nothing_undone(mini_root: P
     threads = {r.environment["threads"] for r in records(trials)}
     cores = len(os.sched_getaffinity(0))
     assert max(threads) <= max(1, cores // 2), "two workers never have more threads than cores"
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_ended_says_what_started_and_takes_its_workers_along(mini_root: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, training={"epochs": 1000}, search=None, epg_samples=0)
+    program = [sys.executable, "-u", "-c", "from aimbench.cli import main; main()"]
+    running = subprocess.Popen(
+        [*program, *words(plan, mini_root, "--workers", "1")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    said = [next(running.stdout)]
+    while not said[-1].startswith("started: "):
+        said.append(next(running.stdout))
+    assert said[0].startswith("what the runs say goes to ")
+    logs = said[0].split()[-1]
+
+    def workers() -> list[str]:
+        found = subprocess.run(["pgrep", "-f", f"submitit.*{logs}"], capture_output=True, text=True, check=False)
+        return found.stdout.split()
+
+    assert workers()
+    running.terminate()
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "stopped; the same command goes on" in error
+    deadline = time.monotonic() + 30
+    while workers() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not workers()
