@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Container, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,14 +31,6 @@ class TableFormat(StrEnum):
     csv = "csv"
     json = "json"
     latex = "latex"
-
-
-class Trained(StrEnum):
-    """What of a network ``run --train`` trains."""
-
-    head = "head"
-    last = "last"
-    all = "all"
 
 
 class RecordKind(StrEnum):
@@ -175,7 +167,8 @@ def overview(
     backbone: BackboneOption = None,
     selector: SelectorOption = None,
     train: Annotated[
-        Trained | None, typer.Option(help="Of runs with this --train, in place of the default one (head).")
+        Literal["head", "last", "all"] | None,
+        typer.Option(help="Of runs with this --train, in place of the default one (head)."),
     ] = None,
     format: FormatOption = TableFormat.md,
     results: ResultsRoot = None,
