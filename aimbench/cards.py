@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from aimbench.errors import CardError, nearest_names
 from aimbench.paths import cards_root
+from aimbench.wrong_fields import wrong_fields
 from aimbench.yaml_text import parse_yaml
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -229,7 +230,7 @@ def load_card(name: str, cards_dir: Path | None = None) -> Card:
     try:
         card = Card.model_validate(content)
     except ValidationError as error:
-        raise CardError(f"card {path}: {_explain(error)}") from None
+        raise CardError(f"card {path}: {wrong_fields(error, Card)}") from None
     if card.name != name:
         raise CardError(f"card {path}: name is '{card.name}', but its folder is '{name}'; make them equal")
     return card
@@ -279,37 +280,3 @@ def _folders(cards_dir: Path | None) -> list[Path]:
             f"cards folder {cards_dir} (--cards or AIMBENCH_CARDS) does not exist; name the folder of NAME/card.yaml"
         )
     return [cards_dir, default_cards_dir()]
-
-
-def _explain(error: ValidationError) -> str:
-    """One line: field path, what is wrong, what to do."""
-    problems = []
-    for problem in error.errors(include_url=False):
-        field = ".".join(str(part) for part in problem["loc"]) or "card"
-        if problem["type"] == "extra_forbidden":
-            model = _model_at(problem["loc"][:-1])
-            hint = f"; {nearest_names(str(problem['loc'][-1]), model.model_fields)}" if model else ""
-            problems.append(f"field '{field}' does not exist{hint} (rename or remove it)")
-        elif problem["type"] == "missing":
-            problems.append(f"field '{field}' is missing (add it)")
-        else:
-            problems.append(f"field '{field}': {problem['msg']} (got {problem['input']!r:.60})")
-    return "; ".join(problems)
-
-
-def _model_at(location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The model whose fields a location names, for hints."""
-    tables: dict[str, type[BaseModel]] = {"variants": Variant, "sources": Source}
-    single: dict[str, type[BaseModel]] = {
-        "ground_truth": GroundTruth,
-        "transforms": Transforms,
-        "paper": Paper,
-    }
-    if not location:
-        return Card
-    first = str(location[0])
-    if len(location) == 1:
-        return single.get(first)
-    if len(location) == 2:
-        return tables.get(first)
-    return SplitCounts if location[2] == "counts" else None

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from aimbench.errors import CardError
 from aimbench.needs import Need
+from aimbench.wrong_fields import wrong_fields
 from aimbench.yaml_text import parse_yaml
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -81,11 +82,7 @@ def load_method_card(path: Path) -> MethodCard:
     try:
         return MethodCard.model_validate(_parsed(path))
     except ValidationError as error:
-        problems = [
-            f"field '{'.'.join(str(part) for part in problem['loc']) or 'card'}': {problem['msg']}"
-            for problem in error.errors(include_url=False)
-        ]
-        raise CardError(f"method card {path}, {'; '.join(problems)}") from error
+        raise CardError(f"method card {path}: {wrong_fields(error, MethodCard)}") from error
 
 
 def read_later(path: Path) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_wrong_field_names_file_field_and_mend(cards: Path) -> None:
         ({"classes": ["one"]}, "200, but 1 classes"),
         ({"name": "other"}, "name is 'other'"),
         ({"sources": {}}, "needs source"),
-        ({"sources": {"cub": {"archive": "a.tgz", "folders": ["../up"]}}}, r"folders\.0.*without '\.\.'"),
+        ({"sources": {"cub": {"archive": "a.tgz", "folders": ["../up"]}}}, r"folders\.1.*without '\.\.'"),
         ({"sources": {"cub": {"archive": "a.tgz", "folders": ["a"], "urls": ["file:///etc/passwd"]}}}, "https://"),
         ({"sources": {"cub": {"archive": "a.tgz", "folders": ["a"], "hub": "../x/y"}}}, "hub"),
         ({"variants": {"../up": {"summary": "s", "layout": "cub", "sources": []}}}, "variants"),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aimbench.errors import DataError
 from aimbench.record import Kind
+from aimbench.wrong_fields import wrong_fields
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
@@ -102,9 +103,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} has no {MANIFEST_NAME}, so it is no whole build; build it again with --force"
         ) from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "file"
-        raise DataError(f"manifest {path}: {field}: {first['msg']}; rebuild the dataset with --force") from None
+        raise DataError(f"manifest {path}: {wrong_fields(error, Manifest)}; rebuild the dataset with --force") from None
 
 
 def sha256_of(path: Path) -> str:

@@ -19,6 +19,7 @@ from aimbench.data.synth_birds import SPECIES, draw_bird
 from aimbench.data.synth_scenes import CATEGORIES, PLACES, Place, draw_backdrop, draw_scene, place_of
 from aimbench.data.synth_trees import TreeOptions, write_tree
 from aimbench.errors import CardError
+from aimbench.wrong_fields import wrong_fields
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _BIRDS, _SCENES, _LARGE, _HABITATS = 1, 2, 3, 5  # parts of the seed, so that no two streams are the same
@@ -80,9 +81,7 @@ def _validated(model: type[_Model], card: Card, variant: Variant) -> _Model:
     try:
         return model.model_validate(variant.synth)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CardError(f"card of {card.name}: synth.{field}: {first['msg']}") from None
+        raise CardError(f"card of {card.name}: {wrong_fields(error, model, below='synth')}") from None
 
 
 def _write_cub(folder: Path, masks: Path, habitats: _Habitats, seed: int) -> None:

@@ -19,7 +19,13 @@ OF_INTERVAL = "[low, high] is the 95 % interval of a single run."
 
 
 def notes(
-    runs: Sequence[Digest], *, several_seeds: bool, single_runs: bool, marked: bool, several_configs: bool
+    runs: Sequence[Digest],
+    *,
+    several_seeds: bool,
+    single_runs: bool,
+    marked: bool,
+    several_configs: bool,
+    left_out: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Returns the lines beneath a table.
 
@@ -29,6 +35,7 @@ def notes(
         single_runs: Whether some row has only one.
         marked: Whether cells carry the marks of `aimbench.results.ranking`.
         several_configs: Whether some method has rows of different configurations.
+        left_out: Ids of runs in place of which a newer one of the same settings and seed is shown.
     """
     lines = [_NOTE_OF_KIND[runs[0].kind]]
     if several_seeds:
@@ -74,6 +81,8 @@ def notes(
         lines.append(f"EPG counts a sample whose attribution has no positive part as 0; most in a run: {empty_maps}.")
     if dirty := sum(bool(run.dirty) for run in runs):
         lines.append(f"{dirty} of {len(runs)} runs came from code with uncommitted changes.")
+    if left_out:
+        lines.append(f"Not shown, as a newer run of the same settings and seed is: {', '.join(sorted(left_out))}.")
     if len({run.revision for run in runs}) > 1:
         lines.append("The runs came from more than one code revision.")
     if shared := _shared_training(runs):

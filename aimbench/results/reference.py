@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from aimbench.errors import RecordError
 from aimbench.results.tables import Table
+from aimbench.wrong_fields import wrong_fields
 
 
 class Reference(BaseModel):
@@ -68,6 +69,4 @@ def _parse(row: dict[str, Any], path: Path, line: int) -> Reference:
     try:
         return Reference.model_validate(row)
     except ValidationError as error:
-        first = error.errors()[0]
-        column = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"reference {path}, row {line}, column '{column}': {first['msg']}") from error
+        raise RecordError(f"reference {path}, row {line}: {wrong_fields(error, Reference, noun='column')}") from error

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from aimbench.errors import RecordError, nearest_names
 from aimbench.record import Record
 from aimbench.results.migrate import migrate
+from aimbench.wrong_fields import wrong_fields
 
 # Names become paths, so they hold no separator and do not start with a dot.
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -251,9 +252,7 @@ def parse_record(text: str, path: Path) -> Record:
     except RecordError as error:
         raise RecordError(f"record {path}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"record {path}: {place}: {first['msg']}; restore it or run it again") from error
+        raise RecordError(f"record {path}: {wrong_fields(error, Record)}; restore it or run it again") from error
     _check_identity(record, path)
     return record
 

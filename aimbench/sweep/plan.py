@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from aimbench.errors import ConfigError, nearest_names
+from aimbench.errors import ConfigError
+from aimbench.wrong_fields import wrong_fields
 from aimbench.yaml_text import parse_yaml
 
 Space = dict[str, Any]
@@ -122,17 +123,7 @@ def read_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(_problem(found["loc"], found["type"], found["msg"]) for found in error.errors())
-        raise ConfigError(f"plan {path}: {problems}") from error
-
-
-def _problem(place: tuple[int | str, ...], kind: str, message: str) -> str:
-    where = ".".join(str(part + 1 if isinstance(part, int) else part) for part in place) or "the file"
-    if kind != "extra_forbidden":
-        return f"{where}: {message.removeprefix('Value error, ')}"
-    of_part: dict[str, type[BaseModel]] = {"methods": MethodPlan, "search": Search}
-    model = of_part.get(str(place[0]), Plan) if len(place) > 1 else Plan
-    return f"{where}: there is no such field; {nearest_names(str(place[-1]), model.model_fields)}"
+        raise ConfigError(f"plan {path}: {wrong_fields(error, Plan)}") from error
 
 
 def _check_values(key: str, value: Any, *, drawn: bool) -> None:

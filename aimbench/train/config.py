@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aimbench.errors import ConfigError, nearest_names
 from aimbench.record import without_later
+from aimbench.wrong_fields import wrong_fields
 
 
 class TrainConfig(BaseModel):
@@ -97,6 +98,4 @@ def _checked(values: Mapping[str, Any]) -> TrainConfig:
     try:
         return TrainConfig(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"training setting '{where}' is {first['input']!r}: {first['msg']}") from error
+        raise ConfigError(wrong_fields(error, TrainConfig, noun="training setting")) from error

@@ -21,6 +21,7 @@ from aimbench.needs import MEANING, GroupCounts, unmet
 from aimbench.record import without_later
 from aimbench.train.phase import Phase, Progress
 from aimbench.train.registry import later_settings, method_card
+from aimbench.wrong_fields import wrong_fields
 
 if TYPE_CHECKING:
     from aimbench.train.config import TrainConfig
@@ -174,11 +175,5 @@ class Method:
         try:
             return cls.Config(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            # Of settings that contradict each other no single one is named, and the message says which they are.
-            what = (
-                f"setting '{where}' of method '{cls.name}' is {first['input']!r}" if where else f"method '{cls.name}'"
-            )
-            message = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{what}: {message}; see 'aimbench list methods {cls.name}'") from error
+            problems = wrong_fields(error, cls.Config, noun="setting")
+            raise ConfigError(f"method '{cls.name}': {problems}; see 'aimbench list methods {cls.name}'") from error

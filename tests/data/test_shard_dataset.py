@@ -146,7 +146,7 @@ def test_manifest_that_names_a_file_elsewhere(dataset: ShardDataset, data_root: 
     path = dataset.root / MANIFEST_NAME
     name = dataset.manifest.shards[0].file
     path.write_text(path.read_text().replace(name, f"../{name}"))
-    with pytest.raises(DataError, match=r"shards\.0\.file"):
+    with pytest.raises(DataError, match=r"shards\.1\.file"):
         ShardDataset.open("cub", data_root)
 
 

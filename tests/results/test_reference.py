@@ -72,10 +72,10 @@ HEADER = "method,dataset,variant,backbone,metric,value,std,selector,average,sour
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("ERM,cub,,r,accuracy,high,,,,paper,authors' code\n", r"mine.csv, row 2, column 'value'"),
-        ("ERM,cub,,r,accuracy,80,,,,paper,hearsay\n", r"row 2, column 'confidence'"),
-        ("ERM,cub,,r,accuracy,80,,,,,authors' code\n", r"row 2, column 'source'"),
-        ("ERM,cub,,r,accuracy,nan,,,,paper,authors' code\n", r"row 2, column 'value'"),
+        ("ERM,cub,,r,accuracy,high,,,,paper,authors' code\n", r"mine.csv, row 2: column 'value'"),
+        ("ERM,cub,,r,accuracy,80,,,,paper,hearsay\n", r"row 2: column 'confidence'"),
+        ("ERM,cub,,r,accuracy,80,,,,,authors' code\n", r"row 2: column 'source'"),
+        ("ERM,cub,,r,accuracy,nan,,,,paper,authors' code\n", r"row 2: column 'value'"),
         ("ERM,cub\n", r"row 2"),
     ],
 )

@@ -140,7 +140,7 @@ def test_an_empty_root_holds_nothing(store):
         (lambda text: text.replace('"seed": 0', '"seed": 1'), "definition hashes to erm-.*it was edited"),
         (lambda text: text.replace('"wall_seconds": 1.5', '"wall_seconds": "long"'), "cost.wall_seconds"),
         (lambda text: text.replace('"wall_seconds": 1.5', '"wall_seconds": NaN'), "NaN is not a JSON number"),
-        (lambda text: text.replace('"environment"', '"surroundings"'), "environment: Field required"),
+        (lambda text: text.replace('"environment"', '"surroundings"'), "field 'environment' is missing"),
         (
             lambda text: text.replace('"files": {}', '"files": {"../../x.parquet": "0"}'),
             "file name '../../x.parquet'",

@@ -7,9 +7,10 @@ import pytest
 
 from aimbench.errors import ConfigError
 from aimbench.record import Cost
+from aimbench.results.digest import digest
 from aimbench.results.notes import OF_CONFIG
 from aimbench.results.render import grid, render, render_all, title
-from aimbench.results.tables import RowCost, make_tables
+from aimbench.results.tables import RowCost, make_tables, rows_of
 
 
 def test_seeds_become_one_row_with_mean_and_sample_standard_deviation(make_record, make_metrics):
@@ -373,15 +374,21 @@ def test_what_was_only_evaluated_leaves_the_settings_of_trained_rows_alone(make_
     assert grid(table)[3][-3:] == ["-", "-", "-"]
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_of_one_seed_run_twice_the_first_run_counts(make_record, make_metrics, first):
-    """The same weights under two names make two records of one run."""
+@pytest.mark.parametrize("newest", [0, 1])
+def test_of_one_seed_run_twice_the_newest_run_counts_and_the_other_is_named(make_record, make_metrics, newest):
+    """The same weights under two names, or a method whose source is stated anew, make two records of one run."""
     runs = [
         make_record(seed=3, metrics={"test": make_metrics(accuracy=accuracy)}).model_copy(
-            update={"id": f"erm-{number}", "created": f"2026-01-0{1 + (number != first)}T00:00:00Z"}
+            update={"id": f"erm-{number}", "created": f"2026-01-0{1 + (number == newest)}T00:00:00Z"}
         )
         for number, accuracy in enumerate((0.4, 0.6))
     ]
-    (row,) = make_tables(runs)[0].rows
-    assert row.records == (f"erm-{first}",)
-    assert row.cells["accuracy"].value == pytest.approx((0.4, 0.6)[first])
+    (table,) = make_tables(runs)
+    (row,) = table.rows
+    assert row.records == (f"erm-{newest}",)
+    assert row.cells["accuracy"].value == pytest.approx((0.4, 0.6)[newest])
+    said = f"Not shown, as a newer run of the same settings and seed is: erm-{1 - newest}."
+    assert said in table.notes
+    alone = rows_of(table, lambda _: True, [digest(run) for run in runs], "--method erm")
+    assert alone is not None
+    assert said in alone.notes

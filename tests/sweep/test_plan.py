@@ -70,7 +70,8 @@ def test_a_space_smaller_than_its_trials_is_taken_whole() -> None:
         ({"datasets": ["cub", "cub"]}, "datasets names cub more than once"),
         (
             {"methods": [{"method": "erm", "setings": {}}], "search": {"trial": 2}, "seds": [1]},
-            "methods.1.setings: .*did you mean 'settings'.*search.trials: .*search.trial: .*'trials'.*seds: .*'seeds'",
+            "'methods.1.setings' .*did you mean 'settings'.*'search.trials' is missing.*'search.trial' .*'trials'"
+            ".*'seds' .*'seeds'",
         ),
     ],
 )

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aimbench.cards import Card, Variant
 from aimbench.errors import CardError
+from aimbench.wrong_fields import wrong_fields
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -25,6 +26,5 @@ def read_options(model: type[_Model], card: Card, variant: Variant) -> _Model:
     try:
         return model.model_validate(variant.options)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CardError(f"card of {card.name}, layout {variant.layout}, options.{field}: {first['msg']}") from None
+        problems = wrong_fields(error, model, below="options", noun="option")
+        raise CardError(f"card of {card.name}, layout {variant.layout}: {problems}") from None
