@@ -128,7 +128,7 @@ def draw(rows: Sequence[Explained], out: Path) -> Path:
         for axis, name in zip(line[2:], names, strict=True):
             draw_map(axis, row, name)
             axis.set_title(COLUMNS[name] + epg_words(row, name), fontsize=7)
-    return save(figure, out)
+    return save(figure, caption(rows), out)
 
 
 def draw_truth(axis: "Axes", row: Explained) -> None:
@@ -155,8 +155,22 @@ def title_colour(row: Explained) -> str:
     return "black" if row.correct is None or row.correct else "firebrick"
 
 
-def save(figure: "Figure", out: Path) -> Path:
-    """Writes a figure whose axes carry pictures alone."""
+def caption(rows: Sequence[Explained]) -> str:
+    """What the colours and the numbers of a picture of these photographs mean."""
+    lines = []
+    if any(row.correct is False for row in rows):
+        lines.append("red: predicted wrongly")
+    if any(row.region is not None for row in rows):
+        lines.append("yellow: outline of the ground truth")
+    if any(row.epg for row in rows):
+        lines.append("EPG: share of a map's positive energy inside the ground truth")
+    return "; ".join(lines)
+
+
+def save(figure: "Figure", beneath: str, out: Path) -> Path:
+    """Writes a figure whose axes carry pictures alone, with a caption beneath them."""
+    if beneath:
+        figure.supxlabel(beneath, fontsize=7, x=0.01, horizontalalignment="left", wrap=True)
     for axis in figure.axes:
         axis.set_axis_off()
     out.parent.mkdir(parents=True, exist_ok=True)

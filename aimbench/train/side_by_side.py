@@ -12,6 +12,7 @@ from aimbench.train.explain import (
     COLUMNS,
     LINE,
     Explained,
+    caption,
     choose_positions,
     draw_map,
     draw_truth,
@@ -94,7 +95,7 @@ def draw_compared(compared: Mapping[str, Sequence[Explained]], out: Path) -> Pat
             draw_map(axis, row, name)
             words = f"{label}\n{row.predicted[:LINE]}\n{COLUMNS[name]}{epg_words(row, name)}"
             axis.set_title(words, fontsize=7, color=title_colour(row))
-    return save(figure, out)
+    return save(figure, caption([row for rows in compared.values() for row in rows]), out)
 
 
 def _dataset(experiment: Experiment) -> str:

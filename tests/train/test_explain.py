@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from aimbench.errors import ConfigError
-from aimbench.train.explain import choose_positions, draw_run, explain_samples, extreme_positions
+from aimbench.train.explain import (
+    Explained,
+    caption,
+    choose_positions,
+    draw_run,
+    explain_samples,
+    extreme_positions,
+)
 from aimbench.train.opened import open_run
 from aimbench.train.side_by_side import draw_compared, draw_runs
 
@@ -140,3 +147,14 @@ def test_errors_name_what_is_missing(
     text.write_text("not a photograph")
     with pytest.raises(Exception, match=r"text\.jpg"):
         draw_run(one.id, images=[text], **roots, **options)
+
+
+def test_the_caption_names_what_a_picture_has() -> None:
+    image = np.zeros((8, 8, 3), np.float32)
+    plain = Explained("a", "a", image, None, {}, {}, None)
+    assert caption([plain]) == ""
+    wrong = Explained("a", "b", image, image[..., 0], {}, {"mask": 0.5}, correct=False)
+    words = caption([plain, wrong])
+    assert "red: predicted wrongly" in words
+    assert "yellow: outline of the ground truth" in words
+    assert "EPG: share" in words
