@@ -9,6 +9,7 @@ import typer
 
 from aimbench import paths
 from aimbench.cli.options import Cards, DataRoot
+from aimbench.spoken_progress import SpokenProgress
 
 if TYPE_CHECKING:
     from aimbench.data.dataset import ShardDataset
@@ -265,20 +266,23 @@ def _trait(trait: str, count: int) -> str:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on a terminal; yields the function that moves it."""
+    """Shows a bar on a terminal, a line now and then elsewhere; yields the function that moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        yield _spoken(title).move
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager
 def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Shows bytes, speed and remaining time on a terminal; yields the function that moves the bar."""
+    """Shows bytes, speed and remaining time on a terminal, the bytes now and then elsewhere; yields what moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -290,7 +294,11 @@ def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        spoken: dict[str, SpokenProgress] = {}
+        yield lambda name, done, total: spoken.setdefault(name, _spoken(f"{name}, bytes")).move(done, total)
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
         tasks = {}
 
         def move(name: str, done: int, total: int | None) -> None:
@@ -299,3 +307,7 @@ def _download_progress() -> Iterator[Callable[[str, int, int | None], None]]:
             bar.update(tasks[name], completed=done, total=total)
 
         yield move
+
+
+def _spoken(title: str) -> SpokenProgress:
+    return SpokenProgress(title, lambda line: typer.echo(line, err=True))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from aimbench.spoken_progress import SpokenProgress
+
 
 class Reporter:
     """Shows progress on a rich console."""
@@ -23,9 +26,9 @@ class Reporter:
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator["Task"]:
-        """A bar that ends with the block; nothing is shown where there is no terminal."""
+        """A bar that ends with the block; where there is no terminal, a line now and then."""
         if not self.console.is_terminal:
-            yield Task()
+            yield _SpokenTask(SpokenProgress(title, self.line), total)
             return
         columns = (
             SpinnerColumn(),
@@ -36,7 +39,7 @@ class Reporter:
             TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            yield Task(progress, progress.add_task(title, total=total, note=""))
+            yield _BarTask(progress, progress.add_task(title, total=total, note=""))
 
     def line(self, text: str) -> None:
         """One line that stays."""
@@ -47,16 +50,29 @@ class Reporter:
         self.console.print(f"[yellow]warning:[/yellow] {text}", highlight=False)
 
 
-class Task:
-    """A running bar, or one that is not shown."""
+class Task(Protocol):
+    """Running work that is told of each step."""
 
-    def __init__(self, progress: Progress | None = None, task_id: TaskID = TaskID(0)) -> None:
+    def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
+        """Counts ``amount`` more as done; a bar shows ``values`` behind it."""
+
+
+class _BarTask:
+    def __init__(self, progress: Progress, task_id: TaskID) -> None:
         self._progress = progress
         self._id = task_id
 
     def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
-        """Moves the bar on and shows ``values`` behind it."""
-        if self._progress is None:
-            return
         note = "  ".join(f"{name} {value:.3f}" for name, value in (values or {}).items())
         self._progress.update(self._id, advance=amount, **({"note": note} if note else {}))  # type: ignore[arg-type]
+
+
+class _SpokenTask:
+    def __init__(self, spoken: SpokenProgress, total: int) -> None:
+        self._spoken = spoken
+        self._total = total
+        self._done = 0
+
+    def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
+        self._done += amount
+        self._spoken.move(self._done, self._total)
