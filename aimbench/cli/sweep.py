@@ -72,8 +72,10 @@ def sweep(
     engine = make_executor(executor, workers, logs, parse_settings(slurm, option="--slurm"))
     if executor != "inline":
         typer.echo(f"what the runs say goes to {logs}")
-    # Ended by SIGTERM as by Ctrl-C, so that local workers end with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ended by SIGTERM as by Ctrl-C, so that local workers end with it. SIGINT, which ends them, is ignored by what
+    # a script or nohup starts in the background, and by all that such a process starts itself.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, signal.default_int_handler)
     try:
         outcome = Sweep(planner, engine, typer.echo, skip_failed=skip_failed).run()
     except KeyboardInterrupt:

@@ -200,9 +200,13 @@ def test_local_workers_killed_with_their_sweep_leave_nothing_undone(mini_root: P
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_ended_says_what_started_and_takes_its_workers_along(mini_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [[], ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]], ids=["in front", "behind"])
+def test_a_sweep_that_is_ended_says_what_started_and_takes_its_workers_along(
+    mini_root: Path, tmp_path: Path, start: list[str]
+) -> None:
+    """What a script or nohup starts behind it ignores SIGINT, by which the workers are ended."""
     plan = write_plan(tmp_path, training={"epochs": 1000}, search=None, epg_samples=0)
-    program = [sys.executable, "-u", "-c", "from aimbench.cli import main; main()"]
+    program = [*start, sys.executable, "-u", "-c", "from aimbench.cli import main; main()"]
     running = subprocess.Popen(
         [*program, *words(plan, mini_root, "--workers", "1")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
