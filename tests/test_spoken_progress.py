@@ -33,3 +33,14 @@ def test_a_reporter_without_a_terminal_says_how_far_it_is(monkeypatch: pytest.Mo
         task.advance(8)
         task.advance(12)
     assert text.getvalue() == "EPG on test: 8 of 20\nEPG on test: 20 of 20\n"
+
+
+def test_brackets_are_text_and_a_log_has_one_line_a_message() -> None:
+    text = io.StringIO()
+    reporter = Reporter(Console(file=text, force_terminal=False, width=40))
+    reporter.warn("classes [crab, gull] and [/foo] are rare, as are many others of this set")
+    reporter.line("train 2/2  [crab]  val accuracy 0.980  worst group 0.800")
+    assert text.getvalue() == (
+        "warning: classes [crab, gull] and [/foo] are rare, as are many others of this set\n"
+        "train 2/2  [crab]  val accuracy 0.980  worst group 0.800\n"
+    )

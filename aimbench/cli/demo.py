@@ -46,7 +46,7 @@ def demo(
         )
         ids[method] = experiment.id
         if not (store.exists(experiment.id) and (experiment.folder / "selected.pt").exists()):
-            reporter.line(f"[bold]{method}[/bold] on {DATASET}")
+            reporter.line(f"{method} on {DATASET}")
             result = experiment.run()
             store.write_run(result.record, result.files, replace=True)
     typer.echo(render_all(make_tables([store.get(record_id) for record_id in ids.values()]), "md"))

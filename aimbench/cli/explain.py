@@ -19,8 +19,8 @@ def explain(
     ],
     image: Annotated[list[Path] | None, typer.Option(help="Photographs to explain; else samples of a split.")] = None,
     split: Annotated[str, typer.Option(help="Split to draw samples from.")] = "test",
-    per_group: Annotated[int, typer.Option(help="Samples of each group.")] = 3,
-    max_groups: Annotated[int, typer.Option(help="Groups shown.")] = 8,
+    per_group: Annotated[int, typer.Option(min=1, help="Samples of each group.")] = 3,
+    max_groups: Annotated[int, typer.Option(min=1, help="Groups shown.")] = 8,
     by_epg: Annotated[
         str | None,
         typer.Option(help="The best and the worst of each group by the record's EPG of this map.", metavar="MAP"),
@@ -40,6 +40,8 @@ def explain(
     from aimbench.train.explain import draw_run
     from aimbench.train.side_by_side import draw_runs
 
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise ConfigError(f"--out {out} is no name of a PNG; end it with .png")
     if len(run) > 1:
         if image or by_epg:
             raise ConfigError("--image and --by-epg explain one run; leave them out to compare runs on a split")

@@ -301,6 +301,8 @@ def validate(dataset: DatasetOption = None, results: ResultsRoot = None) -> None
     from aimbench.results.validate import check_record
 
     store = Store(results_root(results))
+    if not store.records.is_dir():
+        raise RecordError(f"there is no {store.records}; name the folder of a registry with --results")
     name, variant = split_variant(dataset, None)
     paths = store.paths(name)
     if variant is not None:

@@ -172,6 +172,8 @@ def _run_to_its_record(
         reporter.line(f"{experiment.id} is recorded already; --rerun runs it again")
         if is_of_other_source(asked.method, store.get(experiment.id).code.method_source):
             reporter.warn(f"the source of method '{asked.method}' has changed since that record was made")
+        if is_first_by_environment():
+            typer.echo(store.path(experiment.definition.dataset.name, experiment.id))
         return
     if experiment.is_started and resume and (experiment.is_rerun or not rerun):
         reporter.line(f"going on with {experiment.id} from its last checkpoint (--fresh starts over)")

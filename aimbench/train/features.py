@@ -154,8 +154,18 @@ class FeatureCache:
         return True
 
     def load(self, split: str, name: str) -> Tensor:
-        """The array ``name`` of ``split``, ``(N, ...)``, read from disk as it is touched."""
-        return torch.from_numpy(np.load(self._path(split, name), mmap_mode="c"))
+        """The array ``name`` of ``split``, ``(N, ...)``, read from disk as it is touched.
+
+        Raises:
+            DataError: the file is cut or is no array.
+        """
+        path = self._path(split, name)
+        try:
+            return torch.from_numpy(np.load(path, mmap_mode="c"))
+        except (ValueError, EOFError) as error:
+            raise DataError(
+                f"cached features {path} are damaged ({error}); remove {path.parent}, and they are computed anew"
+            ) from error
 
     def _path(self, split: str, name: str) -> Path:
         """Where an array is, or where it goes."""

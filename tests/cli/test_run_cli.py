@@ -71,8 +71,8 @@ def test_every_command_has_help_that_names_its_environment_variables(command: st
         (["--set", "standardize"], "--set standardize: write key=value"),
         (["--set", "standardize=[1"], "--set standardize=[1: '[1' is no plain value"),
         (["--set", "standardize=[red]"], "'[red]'|['red']"),
-        (["--optimizer", "adam"], "training setting 'optimizer' is 'adam'"),
-        (["--train", "haed"], "training setting 'train' is 'haed'"),
+        (["--optimizer", "adam"], "training setting 'optimizer': Input should be 'adamw' or 'sgd' (got 'adam')"),
+        (["--train", "haed"], "training setting 'train': Input should be 'head', 'last' or 'all' (got 'haed')"),
         (["--attributions", "gradcam,smoothgrda"], "unknown attribution 'smoothgrda': did you mean 'smoothgrad'"),
         (["--device", "gpu"], "--device gpu: give auto, cpu or cuda"),
         (["--selector", "lats"], "unknown selector 'lats': did you mean 'last'"),
@@ -132,6 +132,7 @@ def test_run_then_table_then_explain(
     again = CliRunner().invoke(app, words, catch_exceptions=False)
     assert again.exit_code == 0
     assert "is recorded already" in again.output
+    assert again.stdout.strip() == str(record_file)
     assert record_file.read_bytes() == written
 
     search = {"plan": "p", "kind": "grid", "trials": 6, "finished": 6, "trial": record["id"], "score": 0.5}
@@ -155,6 +156,8 @@ def test_run_then_table_then_explain(
     capsys.readouterr()
     assert aimbench(*by_epg, "gradcm", monkeypatch=monkeypatch) == 2
     assert "did you mean 'gradcam'" in capsys.readouterr().err
+    assert aimbench("explain", record["id"], *common, "--out", str(tmp_path), monkeypatch=monkeypatch) == 2
+    assert aimbench("explain", record["id"], *common, "--per-group", "0", monkeypatch=monkeypatch) == 2
     assert aimbench("explain", "none-000", *common, monkeypatch=monkeypatch) == 2
     assert "no run 'none-000' under" in capsys.readouterr().err
 

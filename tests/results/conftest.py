@@ -53,6 +53,7 @@ def made_up_metrics(
 def made_up_record(
     *,
     method: str = "erm",
+    source: str = "a paper",
     config: dict[str, Any] | None = None,
     regime: dict[str, Any] | None = None,
     dataset: str = "waterbirds",
@@ -72,7 +73,7 @@ def made_up_record(
     definition = Definition(
         method=MethodInfo(
             name=method,
-            source="a paper",
+            source=source,
             config=config or {},
             regime=regime or {"train": "class", "select": "class"},
         ),

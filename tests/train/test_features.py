@@ -152,3 +152,14 @@ def test_features_of_data_that_cannot_be_written_beside_lie_with_the_runs(
     experiment("erm", data_root=data, runs_root=tmp_path / "runs").run()
     assert list((tmp_path / "runs" / "features").rglob("train.embedding.npy"))
     assert not (data / "features").exists()
+
+
+@pytest.mark.parametrize("left", [0, 200])
+def test_a_cut_file_is_named_with_what_to_remove(experiment: Callable[..., Any], left: int) -> None:
+    trainer = experiment(seed=79 + left).trainer()
+    trainer.data.evaluation("val")
+    cache = trainer.data._features
+    file = cache.folder / "val.embedding.npy"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(DataError, match=rf"{file} are damaged .*; remove {cache.folder}"):
+        cache.load("val", "embedding")

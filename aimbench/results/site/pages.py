@@ -75,12 +75,14 @@ def build_site(
             view = _method(name, rows, references, card)
             page = templates.get_template("method.html").render(**view)
             pages[Path("methods") / f"{name}.html"] = page
-        table_of = {run: table for table in tables for row in table.rows for run in row.records}
+        # A run that a newer one of its seed stands for is in no row, but has a table all the same.
+        key_of = {run.id: run.table_key for run in runs}
+        table_of = {key_of[row.records[0]]: table for table in tables for row in table.rows}
         run_page = templates.get_template("run.html")
         for record in records:
             picture = _copy_picture(record, pictures, out / "runs")
             view = _run(record, method_cards[record.method.name])
-            text = run_page.render(**view, table=table_of[record.id], picture=picture, **_up())
+            text = run_page.render(**view, table=table_of[key_of[record.id]], picture=picture, **_up())
             pages[Path("runs") / f"{record.id}.html"] = text
         for path, text in pages.items():
             (out / path).write_text(text, encoding="utf-8")
