@@ -51,7 +51,7 @@ def test_a_card_that_is_not_whole_yet_is_named_and_the_others_are_listed(monkeyp
     monkeypatch.setattr("aimbench.train.registry._index", lambda: {"mine": entry})
     result = CliRunner().invoke(app, ["methods"], catch_exceptions=False)
     assert result.stdout.splitlines()[1].startswith("mine\ttrain=class")
-    assert "field 'authors': Field required; field 'venue'" in result.stderr  # all at once
+    assert "field 'authors' is missing (add it); field 'venue'" in result.stderr  # all at once
     assert later_settings("mine") == {"width": 3}  # tables need no more of it
 
 
