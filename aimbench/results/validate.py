@@ -115,9 +115,12 @@ def _headline_problems(record: Record) -> Iterator[str]:
     if chosen is not None and test is not None:
         # The epoch may have been predicted on another machine before a resume, where a near tie tips the other way.
         at_epoch = chosen.test.get("accuracy", math.nan)
-        if not abs(at_epoch - test.accuracy.value) <= _TIPPED:
+        if not _near(at_epoch, test.accuracy.value):
             place = f"selectors.{record.selector}.test.accuracy"
             yield f"{place}: the record says {at_epoch}, its metrics {test.accuracy.value}"
+    probed = record.probes.get("accuracy")
+    if probed is not None and test is not None and probed.n == test.n and not _near(probed.value, test.accuracy.value):
+        yield f"probes.accuracy: the record says {probed.value} of all test images, its metrics {test.accuracy.value}"
     for split, metrics in record.metrics.items():
         if not metrics.epg:
             continue
@@ -126,6 +129,11 @@ def _headline_problems(record: Record) -> Iterator[str]:
         asked = record.evaluation.get("epg_samples")
         if asked is not None and metrics.epg_samples not in ("all", f"{asked} with seed 0"):
             yield f"metrics.{split}.epg_samples is '{metrics.epg_samples}', the evaluation took {asked}"
+
+
+def _near(a: float, b: float) -> bool:
+    """Whether two shares differ by no more than what rounding on two machines may tip."""
+    return abs(a - b) <= _TIPPED
 
 
 def _recompute(record: Record, rows: "pd.DataFrame") -> SplitMetrics:

@@ -43,6 +43,16 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def check_run(state: dict[str, Any], path: Path, run: str) -> None:
+    """Tells a checkpoint of another run, whose network may well fit; those of before this was kept name none.
+
+    Raises:
+        ConfigError: the checkpoint names another run.
+    """
+    if state.get("run", run) != run:
+        raise ConfigError(f"checkpoint {path} is that of run {state['run']}, not of {run}; put the run's own back")
+
+
 def random_state() -> dict[str, Any]:
     """States of torch's random generators on the CPU and on this process's GPU."""
     return {

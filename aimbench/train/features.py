@@ -27,8 +27,12 @@ from aimbench.errors import DataError
 from aimbench.machine import is_alive
 from aimbench.models.backbones import EMBEDDING, STAGES, FeaturePyramid
 from aimbench.models.weights import parameters_hash
+from aimbench.train.feature_rows import FeatureRows, Rows, RowWriter
 
 REGION = "region"
+
+LAYOUT = 2
+"""Of the files: since 2 each row has its sum, and files of another layout are not read."""
 
 
 class FeatureCache:
@@ -51,6 +55,7 @@ class FeatureCache:
             # Of the parameters themselves: a random backbone has no other name.
             "weights": parameters_hash(pyramid.network),
             "transform": transform.as_dict(),
+            "layout": LAYOUT,
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         self._shared = root / "features" / digest
@@ -80,7 +85,7 @@ class FeatureCache:
         (self.folder / "key.json").write_text(json.dumps(self._key, indent=1))
         self._remove_left()
         order = np.arange(len(source))
-        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        files: dict[str, RowWriter] = {}
         reads_pixels = any(name != REGION for name in names)
         if reads_pixels:
             pyramid.eval()
@@ -89,13 +94,13 @@ class FeatureCache:
                 image = batch.image.to(device).contiguous(memory_format=torch.channels_last)
                 features = pyramid(image) if reads_pixels else []
                 blocks = {name: _array(name, features, pyramid, batch).cpu().numpy() for name in names}
-                if not arrays:
-                    arrays = self._open(split, blocks, len(source))
+                if not files:
+                    files = self._open(split, blocks, len(source))
                 for name, block in blocks.items():
-                    arrays[name][batch.index.numpy()] = block
+                    files[name].put(batch.index.numpy(), block)
                 on_progress(len(batch))
-            for array in arrays.values():
-                array.flush()  # type: ignore[attr-defined]
+            for file in files.values():
+                file.close()
 
     @contextmanager
     def _whole_or_none(self, split: str, names: list[str]) -> Iterator[None]:
@@ -110,10 +115,8 @@ class FeatureCache:
         for name, partial in partials.items():
             partial.replace(self._path(split, name))
 
-    def _open(
-        self, split: str, blocks: dict[str, npt.NDArray[np.generic]], size: int
-    ) -> dict[str, npt.NDArray[np.generic]]:
-        """Empty arrays of ``size`` rows like those of ``blocks``."""
+    def _open(self, split: str, blocks: dict[str, Rows], size: int) -> dict[str, RowWriter]:
+        """Empty files of ``size`` rows like those of ``blocks``."""
         needed = sum(size * block.nbytes // len(block) for block in blocks.values())
         free = shutil.disk_usage(self.folder).free
         # A map into a file has no other way to say that the disk is full than to end the process.
@@ -122,12 +125,7 @@ class FeatureCache:
                 f"{self.folder} has {free / 1e9:.1f} GB free, the backbone's features of split {split} need "
                 f"{needed / 1e9:.1f} GB; make room, or name another folder with --data or --runs"
             )
-        return {
-            name: np.lib.format.open_memmap(
-                self._partial(split, name), mode="w+", dtype=block.dtype, shape=(size, *block.shape[1:])
-            )
-            for name, block in blocks.items()
-        }
+        return {name: RowWriter(self._partial(split, name), size, block) for name, block in blocks.items()}
 
     def _remove_left(self) -> None:
         """Removes what processes of this machine began that were killed."""
@@ -142,30 +140,26 @@ class FeatureCache:
             return False
         pyramid.eval()
         features = [torch.empty(0)] * source
-        with torch.inference_mode():
+        maps = self.load(split, _name(source))
+        name = _name(EMBEDDING)
+        with self._whole_or_none(split, [name]), torch.inference_mode():
             blocks = [
-                pyramid.embed([*features, block.to(device)]).float().cpu()
-                for block in torch.split(self.load(split, _name(source)), 64)
+                pyramid.embed([*features, maps.take(positions).to(device)]).float().cpu()
+                for positions in torch.split(torch.arange(len(maps)), 64)
             ]
-        partial = self._partial(split, _name(EMBEDDING))
-        with partial.open("wb") as file:
-            np.save(file, torch.cat(blocks).numpy())
-        partial.replace(self._path(split, _name(EMBEDDING)))
+            embedding = torch.cat(blocks).numpy()
+            file = self._open(split, {name: embedding}, len(embedding))[name]
+            file.put(np.arange(len(embedding)), embedding)
+            file.close()
         return True
 
-    def load(self, split: str, name: str) -> Tensor:
-        """The array ``name`` of ``split``, ``(N, ...)``, read from disk as it is touched.
+    def load(self, split: str, name: str) -> FeatureRows:
+        """The array ``name`` of ``split``.
 
         Raises:
-            DataError: the file is cut or is no array.
+            DataError: the file is damaged.
         """
-        path = self._path(split, name)
-        try:
-            return torch.from_numpy(np.load(path, mmap_mode="c"))
-        except (ValueError, EOFError) as error:
-            raise DataError(
-                f"cached features {path} are damaged ({error}); remove {path.parent}, and they are computed anew"
-            ) from error
+        return FeatureRows(self._path(split, name))
 
     def _path(self, split: str, name: str) -> Path:
         """Where an array is, or where it goes."""
@@ -233,9 +227,8 @@ class FeatureSource:
         for start in range(0, end, size):
             batch = order[start : start + size]
             index = torch.from_numpy(batch[share.of_batch(len(batch))])
-            # index_select copies whole rows; features[index] gathers value by value, four times slower.
             features = [
-                self._features[i].index_select(0, index) if i in self._features else torch.empty(0)
+                self._features[i].take(index) if i in self._features else torch.empty(0)
                 for i in range(max(self._features) + 1)
             ]
             yield Batch(
@@ -243,6 +236,6 @@ class FeatureSource:
                 self._label[index],
                 features=features,
                 group=self._group[index] if "group" in self.fields else None,
-                mask=self._region.index_select(0, index).float() if self._region is not None else None,
+                mask=self._region.take(index).float() if self._region is not None else None,
                 keys=[self._split.keys[i] for i in index.tolist()],
             )

@@ -112,6 +112,7 @@ class Trainer:
         self._started = time.perf_counter()
         if self.last_file.exists():
             self._resume = checkpoint.load(self.last_file)
+            checkpoint.check_run(self._resume, self.last_file, self.folder.name)
             self.clock = Clock(**self._resume["clock"])
             self.earlier_seconds = self.clock.wall
         run = Run(
@@ -270,10 +271,12 @@ class Trainer:
         candidates = [s for s in scores if s.phase == phase.name and s.is_candidate]
         if is_first():
             if not candidates or candidates[select(self.selector, candidates)].epoch == epoch:
-                checkpoint.save(self.selected_file, {"model": model, "phase": phase.name, "epoch": epoch})
+                chosen = {"run": self.folder.name, "model": model, "phase": phase.name, "epoch": epoch}
+                checkpoint.save(self.selected_file, chosen)
             checkpoint.save(
                 self.last_file,
                 {
+                    "run": self.folder.name,
                     "phase": number,
                     "epoch": epoch,
                     "model": model,

@@ -47,8 +47,8 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
         cards: folder of further cards.
 
     Raises:
-        ConfigError: the folder is no run's, or the checkpoint is missing, damaged, of another network, or would
-            run code when loaded.
+        ConfigError: the folder is no run's, or the checkpoint is missing, damaged, of another run or network, or
+            would run code when loaded.
     """
     folder = file.resolve().parent
     if not file.exists():
@@ -66,6 +66,7 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
     state = checkpoint.load(file)
     if "model" not in state:
         raise ConfigError(f"checkpoint {file} is none of this run's; give selected.pt or last.pt of its folder")
+    checkpoint.check_run(state, file, definition.id)
     experiment = Experiment(
         Request(
             method=definition.method.name,

@@ -110,7 +110,7 @@ class Inference:
             for name, column in what_it_says(output, batch).items():
                 columns.setdefault(name, []).append(column)
             if output.masks and split == "val":
-                region = self._data.regions(split)[batch.index]
+                region = self._data.regions(split).take(batch.index)
                 health.update(output.masks, region.to(output.logits.device))
         found = Predictions.from_columns(all_rows(self._positions(split), columns))
         return replace(found, mask_health=health.compute())

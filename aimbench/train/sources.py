@@ -8,7 +8,6 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from aimbench.data.batch import Batch
 from aimbench.data.dataset import ShardDataset
@@ -18,6 +17,7 @@ from aimbench.data.sharing import WHOLE, Share, by_first
 from aimbench.data.stream import StreamSource
 from aimbench.data.transforms import TransformConfig
 from aimbench.models.backbones import FeaturePyramid
+from aimbench.train.feature_rows import FeatureRows
 from aimbench.train.features import REGION, FeatureCache, FeatureSource
 from aimbench.train.progress import Reporter
 
@@ -135,7 +135,7 @@ class RunData:
             return self.photographs(split, self._batch_size, region=False)
         return self._features_of(split, stages, self._batch_size, frozenset())
 
-    def regions(self, split: str) -> Tensor:
+    def regions(self, split: str) -> FeatureRows:
         """Ground truth of a split, ``(N, 1, H, W)`` in {0, 1}, empty where a sample has none.
 
         For what a run reports alone: no batch carries it to a method. Kept on disk beside the features.

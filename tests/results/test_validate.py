@@ -84,6 +84,17 @@ def test_what_is_left_out_or_out_of_range_is_caught(stored, keys, value, message
     assert any(message in problem for problem in check_record(store, path))
 
 
+@pytest.mark.parametrize(("value", "fewer", "caught"), [(0.0, 0, True), (0.0, 1, False), (None, 0, False)])
+def test_probes_of_another_model_than_the_records_are_caught(stored, value, fewer, caught):
+    store, path = stored
+    test = json.loads(path.read_text())["metrics"]["test"]
+    accuracy = test["accuracy"]["value"]
+    probe = {"value": accuracy if value is None else value, "low": 0.0, "high": 1.0, "n": test["n"] - fewer}
+    edit(path, "probes", value={"accuracy": probe})
+    problems = check_record(store, path)
+    assert ["probes.accuracy: the record says 0.0 of all test images" in p for p in problems] == [True] * caught
+
+
 def test_a_subset_of_another_size_than_the_definition_says_is_caught(tmp_path, sound_run):
     record, files = sound_run
     store = Store(tmp_path)

@@ -163,3 +163,18 @@ def test_a_cut_file_is_named_with_what_to_remove(experiment: Callable[..., Any],
     file.write_bytes(file.read_bytes()[:left])
     with pytest.raises(DataError, match=rf"{file} are damaged .*; remove {cache.folder}"):
         cache.load("val", "embedding")
+
+
+def test_a_changed_value_is_named_with_its_row(experiment: Callable[..., Any]) -> None:
+    trainer = experiment(seed=81).trainer()
+    trainer.data.evaluation("val")
+    cache = trainer.data._features
+    file = cache.folder / "val.embedding.npy"
+    rows = np.load(file, mmap_mode="r")
+    with file.open("r+b") as bytes_:
+        bytes_.seek(rows.offset + 5 * rows.strides[0] + 3)
+        bytes_.write(b"\x7f")
+    source = trainer.data.evaluation("val")
+    assert len(list(source.epoch(np.arange(5), seed=0))) > 0
+    with pytest.raises(DataError, match=rf"{file} are damaged \(row 5 changed .*; remove {cache.folder}"):
+        list(source.epoch(np.arange(10), seed=0))

@@ -126,6 +126,8 @@ def test_what_is_no_checkpoint_of_a_run_is_one_line(
     state = checkpoint.load(file)
     checkpoint.save(trial.folder / "weights.pt", {"epoch": 0})
     assert "is none of this run's" in refused(trial.folder / "weights.pt")
+    checkpoint.save(file, {**state, "run": "erm-000000000000"})
+    assert f"is that of run erm-000000000000, not of {trial.id}; put the run's own back" in refused(file)
     (weight,) = [name for name in state["model"] if name.endswith("classifier.weight")]
     state["model"][weight] = torch.zeros(7, state["model"][weight].shape[1])
     checkpoint.save(file, state)
