@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aimbench.cli.options import Cards, DataRoot, ResultsRoot, parse_names
+from aimbench.cli.options import Cards, DataRoot, ResultsRoot, parse_names, png_name
 from aimbench.cli.results import write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ def compare(
     max_samples: Annotated[int, typer.Option(help="Differing samples listed and drawn.")] = 10,
     csv: Annotated[Path | None, typer.Option(help="Write all differing samples to this file.", metavar="FILE")] = None,
     draw: Annotated[
-        Path | None, typer.Option(help="Draw the listed samples to this PNG; needs the built dataset.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="Draw the listed samples to this PNG; needs the built dataset.", metavar="FILE", callback=png_name
+        ),
     ] = None,
     results: ResultsRoot = None,
     data: DataRoot = None,
@@ -76,7 +79,7 @@ def reselect(
         typer.echo(f"{'selector':34}{'epoch':>6}{'accuracy':>10}{'worst group':>13}")
         for name, score in scores.items():
             worst = score.test.get("worst_group_accuracy")
-            line = f"{name:34}{score.epoch:6}{100 * score.test['accuracy']:10.1f}"
+            line = f"{name:34}{score.epoch + 1:6}{100 * score.test['accuracy']:10.1f}"
             line += f"{'' if worst is None else f'{100 * worst:.1f}':>13}"
             marks = ["reads groups"] * score.uses_groups + ["reads the test set: no result"] * score.oracle
             marks += ["the record's"] * (name == record.selector)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aimbench import paths
-from aimbench.cli.options import Cards, DataRoot
+from aimbench.cli.options import Cards, DataRoot, png_name
 from aimbench.spoken_progress import SpokenProgress
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def info_command(dataset: Dataset, data: DataRoot = None, cards: Cards = None) -
 def preview_command(
     dataset: Dataset,
     split: Annotated[str, typer.Option(help="Split to show.")] = "train",
-    out: Annotated[Path | None, typer.Option(help="PNG to write [NAME-VARIANT-SPLIT.png].")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG to write [NAME-VARIANT-SPLIT.png].", callback=png_name)] = None,
     rows: Annotated[int, typer.Option(help="Most groups shown.", min=1)] = 10,
     columns: Annotated[int, typer.Option(help="Samples of a group.", min=1)] = 6,
     seed: Annotated[int, typer.Option(help="Of the choice of samples.", min=0)] = 0,
@@ -219,16 +219,26 @@ def list_command(data: DataRoot = None, cards: Cards = None) -> None:
     from aimbench.cards import list_cards, load_card
     from aimbench.cli.columns import print_columns
     from aimbench.data.dataset import dataset_folder
-    from aimbench.data.manifest import MANIFEST_NAME, read_manifest
 
     rows = []
     for name in list_cards(cards):
         card = load_card(name, cards)
         for variant, entry in card.variants.items():
             folder = dataset_folder(paths.data_root(data), name, variant)
-            kind = read_manifest(folder).kind if (folder / MANIFEST_NAME).is_file() else "-"
-            rows.append((f"{name}@{variant}", kind, entry.summary))
+            rows.append((f"{name}@{variant}", _kind_built(folder), entry.summary))
     print_columns(("dataset", "built", "what it is"), rows)
+
+
+def _kind_built(folder: Path) -> str:
+    """The kind of the build in a dataset's folder; '-' where there is none, and one damaged hides no other."""
+    from aimbench.data.manifest import MANIFEST_NAME, read_manifest
+    from aimbench.errors import DataError
+
+    try:
+        return read_manifest(folder).kind if (folder / MANIFEST_NAME).is_file() else "-"
+    except DataError as error:
+        typer.echo(f"warning: {error}", err=True)
+        return "damaged"
 
 
 def _print_info(opened: "ShardDataset") -> None:

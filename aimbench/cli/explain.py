@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aimbench.cli.options import Cards, DataRoot, ResultsRoot, RunsRoot
+from aimbench.cli.options import Cards, DataRoot, ResultsRoot, RunsRoot, png_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ def explain(
         str | None,
         typer.Option(help="The best and the worst of each group by the record's EPG of this map.", metavar="MAP"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("explain.png"),
+    out: Annotated[Path, typer.Option(help="PNG to write.", callback=png_name)] = Path("explain.png"),
     data: DataRoot = None,
     runs: RunsRoot = None,
     results: ResultsRoot = None,
@@ -40,8 +40,6 @@ def explain(
     from aimbench.train.explain import draw_run
     from aimbench.train.side_by_side import draw_runs
 
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise ConfigError(f"--out {out} is no name of a PNG; end it with .png")
     if len(run) > 1:
         if image or by_epg:
             raise ConfigError("--image and --by-epg explain one run; leave them out to compare runs on a split")

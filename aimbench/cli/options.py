@@ -28,6 +28,17 @@ Settings = Annotated[
 ]
 
 
+def png_name(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Callback of an option that names a PNG to write.
+
+    Raises:
+        ConfigError: it ends otherwise, or is a folder.
+    """
+    if value is not None and (value.suffix.lower() != ".png" or value.is_dir()):
+        raise ConfigError(f"{param.opts[0]} {value} is no name of a PNG; end it with .png")
+    return value
+
+
 def parse_settings(pairs: list[str] | None, option: str = "--set") -> dict[str, Any]:
     """Reads the ``key=value`` words of ``option``; values are YAML scalars (numbers, true, false, null, text).
 

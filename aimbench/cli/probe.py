@@ -22,7 +22,7 @@ def probe(
     """Take object or background away, move it, add noise; write what happens into the run's record."""
     from aimbench import paths
     from aimbench.errors import ConfigError
-    from aimbench.metrics.probe_words import probe_words
+    from aimbench.metrics.probe_words import probe_figures, probe_words
     from aimbench.results.store import Store
     from aimbench.train.opened import open_run
     from aimbench.train.probes import check_probes
@@ -36,8 +36,8 @@ def probe(
         trainer.fabric, trainer.model, experiment.method, trainer.data, names, samples, experiment.reporter
     )
     for name, value in found.items():
-        interval = f"[{100 * value.low:.1f}, {100 * value.high:.1f}]"
-        typer.echo(f"{name:36}{100 * value.value:7.1f} {interval:15} n {value.n}  {probe_words(name)}")
+        figures = probe_figures(name, value.value, value.low, value.high)
+        typer.echo(f"{name:36}{figures:22} n {value.n}  {probe_words(name)}")
     store = Store(paths.results_root(results))
     if store.exists(experiment.id):
         record = store.get(experiment.id)

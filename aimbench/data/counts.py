@@ -45,10 +45,14 @@ def differences(card: Card, variant: str, classes: list[str], found: Mapping[str
         One phrase for each difference.
     """
     phrases = [f"{len(classes)} classes, not {card.num_classes}"] if len(classes) != card.num_classes else []
+    counted = card.variants[variant].counts
+    for split in ("train", "val", "test"):
+        if split in card.splits and split not in found and split not in counted:
+            phrases.append(f"{split} has no sample")
     for split in ("train", "test"):
         if split in found and (empty := [name for name, count in found[split].classes.items() if count == 0]):
             phrases.append(f"{split} has no sample of {len(empty)} classes, the first {empty[0]}")
-    for split, expected in card.variants[variant].counts.items():
+    for split, expected in counted.items():
         parts = [found[name] for name in split.split("+") if name in found]
         count = sum(part.count for part in parts)
         if not count:

@@ -19,6 +19,13 @@ _PREFIXES = {
 }
 
 
+def probe_figures(name: str, value: float, low: float, high: float) -> str:
+    """A probe's value with its interval: in per cent, but for RFS, which goes from -1 to 1."""
+    if name == "rfs":
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def probe_words(name: str) -> str:
     """What a probe's number is; empty for one that is not known, such as that of a later version."""
     for prefix, words in _PREFIXES.items():

@@ -1,6 +1,6 @@
 """One record in a screenful of text."""
 
-from aimbench.metrics.probe_words import probe_words
+from aimbench.metrics.probe_words import probe_figures, probe_words
 from aimbench.record import EpgScore, Interval, Record, SelectorScore
 from aimbench.results.digest import CONDITION_PREFIX
 
@@ -69,8 +69,7 @@ def summary(record: Record) -> list[str]:
                 lines.append("    " + ", ".join(f"{group} {100 * value:.1f}" for group, value in epg.groups.items()))
     lines += [f"drop      {words}" for words in drops(record)]
     lines += [
-        f"probe     {name:32}{100 * p.value:.1f} [{100 * p.low:.1f}, {100 * p.high:.1f}]  {p.n} samples  "
-        f"{probe_words(name)}"
+        f"probe     {name:32}{probe_figures(name, p.value, p.low, p.high)}  {p.n} samples  {probe_words(name)}"
         for name, p in record.probes.items()
     ]
     if record.selectors:
@@ -90,7 +89,7 @@ def _epg_by_outcome(epg: EpgScore) -> str:
 def _selector_line(name: str, score: SelectorScore) -> str:
     numbers = ", ".join(f"{_words(metric)} {100 * value:.1f}" for metric, value in score.test.items())
     read = "  reads the test set: no result" if score.oracle else "  reads groups" if score.uses_groups else ""
-    return f"  {name:34}{score.phase} epoch {score.epoch}: {numbers}{read}"
+    return f"  {name:34}{score.phase} epoch {score.epoch + 1}: {numbers}{read}"
 
 
 def _words(name: str) -> str:

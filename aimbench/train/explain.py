@@ -1,5 +1,6 @@
 """Pictures of where a trained run looks: photograph, ground truth, own mask, GradCAM, input x gradient."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,8 @@ class Explained:
         image: ``(H, W, 3)`` in [0, 1], as the network saw it.
         region: ``(H, W)`` ground truth in {0, 1}, or None.
         maps: attributions by name, ``(H, W)`` in [0, 1], upsampled to the image.
-        epg: EPG of each map, where there is ground truth.
-        correct: whether the prediction was right.
+        epg: EPG of each map, where there is ground truth; NaN of a map without a positive part.
+        correct: whether the prediction was right; None where the true class is not known.
     """
 
     title: str
@@ -82,10 +83,10 @@ def explain_files(experiment: Experiment, trainer: Trainer, paths: Sequence[Path
 
 def choose_positions(group: npt.NDArray[np.int64], per_group: int, max_groups: int, seed: int = 0) -> list[int]:
     """A fixed random choice of samples of each group, groups in order."""
-    generator = np.random.default_rng(seed)
     chosen: list[int] = []
     for value in np.unique(group)[:max_groups]:
         members = np.flatnonzero(group == value)
+        generator = np.random.default_rng(seed)  # of each group, so that what is drawn beside it changes nothing
         chosen += sorted(generator.choice(members, size=min(per_group, len(members)), replace=False).tolist())
     return chosen
 
@@ -113,22 +114,24 @@ def say_left_out(experiment: Experiment, split: str, max_groups: int) -> None:
         )
 
 
-def draw(rows: Sequence[Explained], out: Path) -> Path:
-    """Draws one row a photograph of one run into a PNG."""
+def draw(rows: Sequence[Explained], out: Path, order: str = "") -> Path:
+    """Draws one row a photograph of one run into a PNG; ``order`` says in the caption how the rows follow."""
     from matplotlib.figure import Figure
 
     names = [name for name in COLUMNS if name in rows[0].maps]
-    width = 2 + len(names)
+    has_truth = any(row.region is not None for row in rows)
+    width = 1 + has_truth + len(names)
     figure = Figure(figsize=(2.1 * width, 2.25 * len(rows)), layout="constrained")
     axes = np.array(figure.subplots(len(rows), width)).reshape(len(rows), width)
     for row, line in zip(rows, axes, strict=True):
         line[0].imshow(row.image)
         line[0].set_title(f"{row.title}\npredicted {row.predicted}", fontsize=7, color=title_colour(row))
-        draw_truth(line[1], row)
-        for axis, name in zip(line[2:], names, strict=True):
+        if has_truth:
+            draw_truth(line[1], row)
+        for axis, name in zip(line[1 + has_truth :], names, strict=True):
             draw_map(axis, row, name)
             axis.set_title(COLUMNS[name] + epg_words(row, name), fontsize=7)
-    return save(figure, caption(rows), out)
+    return save(figure, "; ".join(words for words in (caption(rows), order) if words), out)
 
 
 def draw_truth(axis: "Axes", row: Explained) -> None:
@@ -147,7 +150,9 @@ def draw_map(axis: "Axes", row: Explained, name: str) -> None:
 
 def epg_words(row: Explained, name: str) -> str:
     """The EPG of a map for its title; empty without ground truth."""
-    return f"  EPG {row.epg[name]:.2f}" if name in row.epg else ""
+    if name not in row.epg:
+        return ""
+    return "  no positive part" if math.isnan(row.epg[name]) else f"  EPG {row.epg[name]:.2f}"
 
 
 def title_colour(row: Explained) -> str:
@@ -158,6 +163,9 @@ def title_colour(row: Explained) -> str:
 def caption(rows: Sequence[Explained]) -> str:
     """What the colours and the numbers of a picture of these photographs mean."""
     lines = []
+    if any(row.maps.keys() - {"mask"} for row in rows):
+        known = all(row.correct is not None for row in rows)
+        lines.append(f"maps: of the {'true' if known else 'predicted'} class")
     if any(row.correct is False for row in rows):
         lines.append("red: predicted wrongly")
     if any(row.region is not None for row in rows):
@@ -198,6 +206,7 @@ def draw_run(
     experiment, trainer = open_run(run, data_root=data_root, runs_root=runs_root, cards=cards)
     if images:
         return draw(explain_files(experiment, trainer, images), out)
+    order = ""
     group = experiment.dataset.split(split).group
     say_left_out(experiment, split, max_groups)
     if epg is None:
@@ -206,7 +215,8 @@ def draw_run(
         positions = extreme_positions(group, epg, per_group, max_groups)
         if not positions:
             raise ConfigError(f"run {run} has no EPG of any sample of '{split}'; give --split test, or leave EPG out")
-    return draw(explain_samples(experiment, trainer, split, positions), out)
+        order = "of each group the largest EPG in the record first, the smallest last"
+    return draw(explain_samples(experiment, trainer, split, positions), out, order)
 
 
 def _explain(
@@ -243,8 +253,8 @@ def _explain(
         epg = {}
         if has_truth:
             for name, value in seen.maps.items():
-                score, _ = energy_pointing_game(value[i : i + 1].float(), region[i])
-                epg[name] = float(score[0])
+                score, undefined = energy_pointing_game(value[i : i + 1].float(), region[i])
+                epg[name] = math.nan if bool(undefined[0]) else float(score[0])
         result.append(
             Explained(
                 title=f"{groups[i]}\n{item.key[:LINE]}",

@@ -66,9 +66,9 @@ def draw_runs(
     labels = _labels([experiment for experiment, _ in opened])
     say_left_out(first, split, max_groups)
     paths = []
-    for value in np.unique(group)[:max_groups]:
-        members = np.flatnonzero(group == value)
-        positions = [int(members[i]) for i in choose_positions(np.zeros(len(members), np.int64), per_group, 1)]
+    chosen = np.array(choose_positions(group, per_group, max_groups))
+    for value in np.unique(group[chosen]):
+        positions = chosen[group[chosen] == value].tolist()
         compared = {
             label: explain_samples(experiment, trainer, split, positions)
             for label, (experiment, trainer) in zip(labels, opened, strict=True)

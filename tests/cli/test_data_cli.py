@@ -45,6 +45,15 @@ def test_build_verify_info_preview_of_a_mini(data: Path, tmp_path: Path, monkeyp
     rows = dict(line.split("\t")[:2] for line in listed.splitlines())
     assert rows["cub@mini"] == "mini"
     assert rows["travelingbirds@official"] == rows["imagenet100@kaggle"] == "-"
+    manifest = data / "cub" / "mini" / "manifest.json"
+    whole = manifest.read_text()
+    manifest.write_text("{}")
+    damaged = runner.invoke(app, ["list", "--data", str(data)])
+    assert "cub@mini\tdamaged" in damaged.stdout
+    assert "warning: manifest" in damaged.stderr
+    manifest.write_text(whole)
+    with pytest.raises(ConfigError, match=r"--out sheet\.jpg is no name of a PNG"):
+        invoke("preview", "cub@mini", "--data", str(data), "--out", "sheet.jpg")
 
 
 def test_export_and_fetch_of_a_mini(data: Path, tmp_path: Path) -> None:

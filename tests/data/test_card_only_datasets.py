@@ -127,6 +127,29 @@ def test_bad_rows_are_named(tmp_path: Path, column: str, value: str, expected: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("split", "named"), [("0", "train"), ("1", "val"), ("2", "test")])
+def test_a_table_without_one_of_the_cards_splits_is_not_whole(tmp_path: Path, split: str, named: str) -> None:
+    def leave_out(rows: list[dict[str, Any]]) -> None:
+        rows[:] = [row for row in rows if row["part"] != split]
+
+    write_csv(tmp_path, leave_out)
+    with pytest.raises(DataError, match=f"not whole: {named} has no sample;"):
+        build_mine(tmp_path, "csv", CSV_OPTIONS)
+
+
+def test_a_misspelt_split_is_named_with_its_line(tmp_path: Path) -> None:
+    names = {"0": "train", "1": "val", "2": "tset"}
+    write_csv(tmp_path, lambda rows: [row.update(part=names[row["part"]]) for row in rows])
+    with pytest.raises(DataError, match=r"all\.csv, line 4: part is 'tset'; did you mean 'test'"):
+        build_mine(tmp_path, "csv", {**CSV_OPTIONS, "splits": {}})
+
+
+def test_an_empty_column_of_masks_is_not_whole(tmp_path: Path) -> None:
+    write_csv(tmp_path, lambda rows: [row.update(mask="") for row in rows])
+    with pytest.raises(DataError, match=r"not whole: column 'mask' of all\.csv names no mask;"):
+        build_mine(tmp_path, "csv", CSV_OPTIONS)
+
+
 def test_csv_that_is_none(tmp_path: Path) -> None:
     write_csv(tmp_path)
     table = tmp_path / "raw" / "mine" / "all.csv"
@@ -285,7 +308,7 @@ def test_several_processes_share_the_tables(tmp_path: Path) -> None:
 def test_hugging_face_without_names_and_without_places(tmp_path: Path) -> None:
     table = tables().remove_columns(["mask", "where", "boxes", "name"])
     table.save_to_disk(tmp_path / "raw" / "mine")
-    options = {"splits": {"train": "train", "test": "validation"}}
+    options = {"splits": {"train": "train", "test": "validation"}, "validation_share": 0.2}
     dataset = build_mine(tmp_path, "huggingface", options, groups="classes")
     assert sorted(dataset.split("test").keys) == [f"validation-{i:07d}" for i in range(6)]
     assert dataset.manifest.ground_truth.share_with_mask == 0

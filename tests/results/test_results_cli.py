@@ -167,7 +167,7 @@ def test_show_tells_epg_by_outcome_and_group_and_what_each_selector_would_have_r
     said = {
         line.split()[0]: line for line in lines[lines.index("what each selector would have reported on test") + 1 :]
     }
-    figures = "train epoch 1: accuracy 62.5, class balanced accuracy 62.5, worst group accuracy 0.0"
+    figures = "train epoch 2: accuracy 62.5, class balanced accuracy 62.5, worst group accuracy 0.0"
     assert figures in said["val_accuracy"]
     assert said["val_worst_group_accuracy"].endswith("reads groups")
     assert said["oracle_test_worst_group_accuracy"].endswith("reads the test set: no result")

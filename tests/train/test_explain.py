@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from aimbench.train.explain import (
     caption,
     choose_positions,
     draw_run,
+    epg_words,
     explain_samples,
     extreme_positions,
 )
@@ -115,6 +117,8 @@ def test_positions_are_of_each_group_and_always_the_same() -> None:
     assert chosen == choose_positions(group, per_group=2, max_groups=3)
     assert [int(group[i]) for i in chosen] == [0, 0, 2, 2, 5]
     assert [int(group[i]) for i in choose_positions(group, per_group=1, max_groups=2)] == [0, 2]
+    alone = np.where(group == 2, 2, 9)  # what is drawn of a group does not hang on the others
+    assert choose_positions(alone, per_group=1, max_groups=1) == choose_positions(group, per_group=1, max_groups=2)[1:]
 
 
 def test_best_and_worst_of_each_group_by_epg() -> None:
@@ -153,7 +157,12 @@ def test_the_caption_names_what_a_picture_has() -> None:
     image = np.zeros((8, 8, 3), np.float32)
     plain = Explained("a", "a", image, None, {}, {}, None)
     assert caption([plain]) == ""
-    wrong = Explained("a", "b", image, image[..., 0], {}, {"mask": 0.5}, correct=False)
+    mapped = {"mask": image[..., 0], "gradcam": image[..., 0]}
+    assert caption([Explained("a", "a", image, None, mapped, {}, None)]) == "maps: of the predicted class"
+    assert caption([Explained("a", "a", image, None, mapped, {}, correct=True)]) == "maps: of the true class"
+    wrong = Explained("a", "b", image, image[..., 0], {}, {"mask": 0.5, "gradcam": math.nan}, correct=False)
+    assert epg_words(wrong, "mask") == "  EPG 0.50"
+    assert epg_words(wrong, "gradcam") == "  no positive part"
     words = caption([plain, wrong])
     assert "red: predicted wrongly" in words
     assert "yellow: outline of the ground truth" in words

@@ -50,7 +50,9 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     )
     recipes = Recipes(_recipe(root, card, options, labels, row, where) for where, row in _rows(path, options))
     hold_out(recipes, options.validation_share, seed)
-    return Plan(recipes=recipes, classes=labels.classes, groups=labels.groups, places=labels.places)
+    masked = options.mask is None or any(recipe.mask for recipe in recipes)
+    lacking = [] if masked else [f"column '{options.mask}' of {options.file} names no mask"]
+    return Plan(recipes, classes=labels.classes, groups=labels.groups, places=labels.places, lacking=lacking)
 
 
 def _rows(path: Path, options: CsvOptions) -> Iterator[tuple[str, dict[str, str]]]:
@@ -79,7 +81,7 @@ def _recipe(root: Path, card: Card, options: CsvOptions, labels: Labels, row: di
         where,
     )
     return Recipe(
-        split=_split(row, options, where),
+        split=_split(card, row, options, where),
         key=_key(row[options.image], where),
         label=y,
         group=group,
@@ -93,15 +95,14 @@ def _recipe(root: Path, card: Card, options: CsvOptions, labels: Labels, row: di
     )
 
 
-def _split(row: dict[str, str], options: CsvOptions, where: str) -> str:
+def _split(card: Card, row: dict[str, str], options: CsvOptions, where: str) -> str:
     if options.split is None:
         return "train"
     value = row[options.split].strip()
-    if not options.splits:
-        return value
-    if value not in options.splits:
-        raise DataError(f"{where}: {options.split} is '{value}'; {nearest_names(value, options.splits)}")
-    return options.splits[value]
+    known = options.splits or {split: split for split in card.splits}
+    if value not in known:
+        raise DataError(f"{where}: {options.split} is '{value}'; {nearest_names(value, known)}")
+    return known[value]
 
 
 def _key(image: str, where: str) -> str:
