@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_the_methods_that_are_shown_run(
     record = experiment(name).run().record
     assert list(dict.fromkeys(entry["phase"] for entry in record.phases)) == phases
     assert record.code.method_source is not None
+
+
+@pytest.mark.parametrize(("page", "name"), [("README.md", "mine"), ("docs/adding-a-method.md", "second_look")])
+def test_the_methods_that_are_shown_pass_the_lint_that_theirs_must(page: str, name: str) -> None:
+    where = str(ROOT / "methods" / name / "__init__.py")
+    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename", where, "-"]
+    shown = block(page, "python", f"# methods/{name}/")
+    done = subprocess.run(command, input=shown, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_card_that_is_shown_is_whole(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import ast
 import importlib
 import logging
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aimbench.errors import ConfigError, nearest_names
+from aimbench.errors import AimbenchError, ConfigError, nearest_names
 from aimbench.method_cards import MethodCard, load_method_card, read_later
 
 if TYPE_CHECKING:
@@ -128,10 +129,30 @@ def get_method(name: str) -> type[Method]:
     check_method(name)
     if name not in _registered:
         module = _index()[name].module
-        importlib.import_module(module)
+        _import(name, module)
         if name not in _registered:
             raise ConfigError(f"module {module} declares method '{name}' but registered none of that name")
     return _registered[name]
+
+
+def _import(name: str, module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except AimbenchError:
+        raise
+    except Exception as error:
+        # The innermost frame of the method's own files, whatever library the error comes from.
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename).is_relative_to(_folder_of(module))]
+        place = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+        raise ConfigError(
+            f"method '{name}' can't be imported: {place}{type(error).__name__}: {error}; mend module {module}"
+        ) from error
+
+
+def _folder_of(module: str) -> Path:
+    spec = find_spec(module)
+    return Path(spec.origin).parent if spec is not None and spec.origin else Path(module)
 
 
 @lru_cache(maxsize=1)

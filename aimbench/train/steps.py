@@ -92,7 +92,7 @@ class Steps:
         """One step on ``batch``, this process's part of ``size`` samples; what it logs is of all of them."""
         with sharing(share(), size):
             result = self._method.loss(self._model, batch, progress)
-        values = {"loss": result} if isinstance(result, Tensor) else dict(result)
+        values = self._checked(result)
         loss = values["loss"]
         values = {name: value.detach() for name, value in values.items()}
         if share().count > 1:
@@ -110,6 +110,18 @@ class Steps:
         self._optimizer.step()
         # A method may log a parameter or its own state, which later steps change before the value is read.
         return {name: value.clone() for name, value in values.items()}
+
+    def _checked(self, result: Any) -> dict[str, Tensor]:
+        """What ``Method.loss`` returned, as tensors by name with one called ``loss`` that can be minimised."""
+        values = {"loss": result} if isinstance(result, Tensor) else dict(result) if isinstance(result, Mapping) else {}
+        loss = values.get("loss")
+        if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) and loss.ndim else type(result).__name__
+            raise ConfigError(
+                f"method '{self._method.name}': its loss returned {kind}; return one number that depends on the model,"
+                " or a mapping with it under 'loss'"
+            )
+        return values
 
 
 class _Seen:

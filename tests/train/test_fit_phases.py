@@ -95,6 +95,29 @@ def test_training_on_val_without_held_out_predictions_is_an_error(
         experiment("made_up").trainer().fit()
 
 
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (lambda logits, label: None, "NoneType"),
+        (lambda logits, label: F.cross_entropy(logits, label, reduction="none"), r"shape \(\d+,\)"),
+        (lambda logits, label: {"cross_entropy": F.cross_entropy(logits, label)}, "dict"),
+        (lambda logits, label: F.cross_entropy(logits, label).detach(), "Tensor"),
+    ],
+)
+def test_a_loss_that_cannot_be_minimised_is_one_line(
+    result: Callable[..., Any], said: str, define: Define, experiment: Callable[..., Any]
+) -> None:
+    class Odd(Method):
+        """Returns something else than a loss."""
+
+        def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+            return result(model(batch).logits, batch.label)
+
+    define(Odd)
+    with pytest.raises(ConfigError, match=f"'made_up': its loss returned {said}; return one number"):
+        experiment("made_up").trainer().fit()
+
+
 def test_the_regime_decides_about_the_validation_split(define: Define, experiment: Callable[..., Any]) -> None:
     class Curious(CrossEntropy):
         def phases(self, run: Run) -> Iterator[Phase]:

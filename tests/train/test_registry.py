@@ -78,6 +78,16 @@ def test_a_file_that_is_no_python_costs_its_own_methods_alone(
     assert str(tmp_path / "mod_binary.py") in of_binary
 
 
+def test_a_module_that_fails_when_it_is_imported_is_one_line_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mod_fails.py").write_text(SOURCE.format(name="fails") + "\nSCALE = 1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_modules", lambda: iter(["mod_fails"]))
+    with pytest.raises(ConfigError, match=r"'fails' can't be imported: .*mod_fails\.py, line \d+: ZeroDivisionError"):
+        get_method("fails")
+
+
 def test_a_method_of_another_package_comes_through_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
