@@ -76,15 +76,17 @@ def run(
     ] = True,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run again although the record exists.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    devices: Annotated[int, typer.Option(help="Processes on each machine, a device each; they share every batch.")] = 1,
-    nodes: Annotated[int, typer.Option(help="Machines, started by torchrun or SLURM.")] = 1,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes on each machine, a device each; they share every batch.")
+    ] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, started by torchrun or SLURM.")] = 1,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Run the backbone through torch.compile; pays in long runs on a GPU.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that decode images.", show_default="0 on a CPU, else cores - 1")
+        int | None, typer.Option(min=0, help="Processes that decode images.", show_default="0 on a CPU, else cores - 1")
     ] = None,
-    cache_gb: Annotated[float, typer.Option(help="Memory for decoded photographs, GB.")] = 4.0,
+    cache_gb: Annotated[float, typer.Option(min=0, help="Memory for decoded photographs, GB.")] = 4.0,
     log: Annotated[
         str | None, typer.Option(help="Live view: tensorboard or wandb, both extras.", show_default="none")
     ] = None,
@@ -108,6 +110,7 @@ def run(
 
     from aimbench.train.claim import claimed
     from aimbench.train.experiment import Experiment, Request
+    from aimbench.train.live import check_view
     from aimbench.train.processes import is_first_by_environment
     from aimbench.train.progress import Reporter
 
@@ -126,6 +129,7 @@ def run(
         "augment_on": augment_on,
         "precision": precision,
     }
+    check_view(log)
     reporter = Reporter(quiet=not is_first_by_environment())
     store = Store(paths.results_root(results))
     store.check_writable()

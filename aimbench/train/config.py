@@ -13,7 +13,7 @@ from aimbench.wrong_fields import wrong_fields
 class TrainConfig(BaseModel):
     """How a run is trained. Everything here is part of the run's definition."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     train: Literal["head", "last", "all"] = "head"
     """What is trained: the head alone (backbone frozen), also the backbone's last stage, or all of it."""

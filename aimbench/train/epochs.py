@@ -1,13 +1,14 @@
 """Predictions of every epoch on every evaluation split, so that any selector can be applied later."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from aimbench.data.dataset import ShardDataset
+from aimbench.errors import ConfigError
 from aimbench.metrics.groups import headline
 from aimbench.metrics.selectors import EpochScore
 from aimbench.train.predictions import Predictions
@@ -55,7 +56,7 @@ class EpochStore:
         """``(phase, epoch, is a candidate, predictions by split)`` in the order of training."""
         for path in sorted(self._folder.glob("*.parquet")):
             if path not in self._read:
-                frame = pd.read_parquet(path)
+                frame = _read(path)
                 splits = {
                     str(split): Predictions(
                         rows["label"].to_numpy(np.int64),
@@ -72,6 +73,17 @@ class EpochStore:
                     splits,
                 )
             yield self._read[path]
+
+    def check_whole(self, trained: Iterable[tuple[str, int]]) -> None:
+        """Checks that every epoch ``(phase, epoch)`` that was trained before is here.
+
+        Raises:
+            ConfigError: one is not, or a file is damaged.
+        """
+        there = {(phase, epoch) for phase, epoch, _, _ in self.read()}
+        for phase, epoch in trained:
+            if (phase, epoch) not in there:
+                raise ConfigError(f"{self._folder} lacks epoch {epoch + 1} of phase '{phase}'; {_mend(self._folder)}")
 
     def predictions(self, phase: str, epoch: int) -> dict[str, Predictions]:
         """Predictions of one epoch by split."""
@@ -93,7 +105,21 @@ class EpochStore:
 
     def table(self) -> bytes:
         """All epochs as one Parquet file: phase, epoch, candidate, split, index, prediction, probability."""
-        frames = [pd.read_parquet(path) for path in sorted(self._folder.glob("*.parquet"))]
+        frames = [_read(path) for path in sorted(self._folder.glob("*.parquet"))]
         buffer = io.BytesIO()
         pd.concat(frames, ignore_index=True).drop(columns="label").to_parquet(buffer, compression="zstd", index=False)
         return buffer.getvalue()
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"epoch {path} can't be read ({error}); {_mend(path.parent)}") from error
+    if frame.empty:
+        raise ConfigError(f"epoch {path} is empty; {_mend(path.parent)}")
+    return frame
+
+
+def _mend(folder: Path) -> str:
+    return f"remove {folder.parent}, or give --fresh, and the run starts over"

@@ -14,6 +14,20 @@ from aimbench.errors import ConfigError, nearest_names
 VIEWS = ("tensorboard", "wandb")
 
 
+def check_view(view: str | None) -> None:
+    """Checks that a view can be had.
+
+    Raises:
+        ConfigError: it is unknown or its library is not installed.
+    """
+    if view is None:
+        return
+    if view not in VIEWS:
+        raise ConfigError(f"unknown live view '{view}': {nearest_names(view, VIEWS)}")
+    if find_spec(view) is None:
+        raise ConfigError(f"--log {view} needs a library that is not installed: pip install 'aimbench[{view}]'")
+
+
 def make_loggers(view: str | None, folder: Path, run_id: str) -> list[Logger]:
     """Fabric's loggers of a view; none for None.
 
@@ -26,12 +40,9 @@ def make_loggers(view: str | None, folder: Path, run_id: str) -> list[Logger]:
     Raises:
         ConfigError: the view is unknown or its library is not installed.
     """
+    check_view(view)
     if view is None:
         return []
-    if view not in VIEWS:
-        raise ConfigError(f"unknown live view '{view}': {nearest_names(view, VIEWS)}")
-    if find_spec(view) is None:
-        raise ConfigError(f"--log {view} needs a library that is not installed: pip install 'aimbench[{view}]'")
     if view == "tensorboard":
         return [TensorBoardLogger(folder, name="", version="tensorboard")]
     return [WandbLogger(folder, run_id)]

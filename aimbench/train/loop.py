@@ -115,6 +115,7 @@ class Trainer:
             checkpoint.check_run(self._resume, self.last_file, self.folder.name)
             self.clock = Clock(**self._resume["clock"])
             self.earlier_seconds = self.clock.wall
+            self.epochs.check_whole((entry["phase"], entry["epoch"]) for entry in self.clock.log)
         run = Run(
             self.data.dataset,
             self.config,

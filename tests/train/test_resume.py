@@ -183,3 +183,20 @@ def test_runs_of_two_seeds_differ(experiment: Callable[..., Any], tmp_path: Path
     one, other = (experiment("erm", seed=seed, training={"epochs": 1}).run() for seed in (0, 1))
     assert one.files["epochs"] != other.files["epochs"]
     assert one.record.id != other.record.id
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda path: path.write_bytes(b""), r"epoch .*00-00001\.parquet can't be read"),
+        (lambda path: path.unlink(), "lacks epoch 2 of phase 'train'"),
+    ],
+)
+def test_a_run_whose_epochs_are_harmed_does_not_go_on(
+    harm: Callable[[Path], None], said: str, experiment: Callable[..., Any]
+) -> None:
+    trial = experiment("erm", training={"epochs": 3})
+    trial.trainer().fit()
+    harm(trial.folder / "epochs" / "00-00001.parquet")
+    with pytest.raises(ConfigError, match=f"{said}.*; remove {trial.folder}, or give --fresh"):
+        trial.trainer().fit()

@@ -1,5 +1,6 @@
 """Settings that a user gets wrong: one line that names the setting and the mend."""
 
+import math
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from aimbench.cards import default_cards_dir
 from aimbench.errors import ConfigError
 from aimbench.results.rerun import rerun_command
 from aimbench.results.store import Store
+from aimbench.train.config import read_config
 from aimbench.train.registry import get_method, method_card
 
 
@@ -171,3 +173,9 @@ def test_evaluation_and_photographs_are_never_augmented(experiment: Callable[...
         assert torch.equal(image(data, 0), image(plain, 0)), name
     (one,), (other,) = (data.training(augment=True).epoch(positions, seed=seed) for seed in (0, 1))
     assert not torch.equal(one.image, other.image)  # so that the test could fail
+
+
+@pytest.mark.parametrize("field", ["lr", "weight_decay", "warmup_epochs"])
+def test_a_setting_that_is_no_number_is_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        read_config({field: math.inf})
