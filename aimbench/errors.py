@@ -32,10 +32,15 @@ class RecordError(AimbenchError):
     """A result record is malformed, was edited, or cannot be stored."""
 
 
+_MOST_NAMED = 60
+"""Names that an error lists; CUB's classes and an ImageNet's sample keys are more."""
+
+
 def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Returns a hint such as ``did you mean 'aim' or 'afr'?``, or the known names if none is near."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=limit, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
-    return "known: " + (", ".join(choices) if choices else "none")
+    more = f", ... ({len(choices)} in all)" if len(choices) > _MOST_NAMED else ""
+    return "known: " + (", ".join(choices[:_MOST_NAMED]) + more if choices else "none")

@@ -189,7 +189,10 @@ def overview(
     if not runs:
         asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **_as_options(wanted)}
         asked["--train"] = train
-        _say_nothing_matches(root, asked)
+        lack = "match; 'aimbench run' makes one"
+        if found:
+            lack = "are of a method's default settings; 'aimbench results table' shows those with others"
+        _say_nothing_matches(root, asked, lack)
         return
     notes = [f"Default settings but for --train {train}."] if train else []
     show_or_write(render_overview(make_tables(runs), metric, format.value, notes), out)

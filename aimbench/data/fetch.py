@@ -142,7 +142,8 @@ def fetch(offer: Offer, raw: Path, report: Report, progress: Bytes) -> Path:
 
 
 def _ask(source: Source, report: Report) -> tuple[int | None, str | None]:
-    for address in source.urls:
+    for number, address in enumerate(source.urls, start=1):
+        then = "trying the next source" if number < len(source.urls) else "the card names no further one"
         try:
             request = urllib.request.Request(address, method="HEAD", headers=_HEADERS)
             with _open(request) as answer:
@@ -151,9 +152,9 @@ def _ask(source: Source, report: Report) -> tuple[int | None, str | None]:
         except urllib.error.HTTPError as error:
             if error.code in (403, 405, 501):
                 return None, address  # some hosts refuse to say without sending
-            report(f"{address}: {_reason(error)}; trying the next source")
+            report(f"{address}: {_reason(error)}; {then}")
         except (OSError, http.client.HTTPException) as error:
-            report(f"{address}: {_reason(error)}; trying the next source")
+            report(f"{address}: {_reason(error)}; {then}")
     return None, None
 
 

@@ -49,5 +49,5 @@ class EpochReport:
         self._reporter.line(f"  masks on val: {summary(health)}")
         for warning in found:
             if warning not in self._warned:
-                self._reporter.warn(warning)
+                self._reporter.warn(f"val: {warning}")
         self._warned = found

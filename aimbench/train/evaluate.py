@@ -107,7 +107,7 @@ def look(
             task.advance(len(batch))
     found = health.compute()
     for warning in warnings(found):
-        reporter.warn(warning)
+        reporter.warn(f"{split}: {warning}")
     return Looked(
         index=chosen,
         scores=all_rows(mine, scores),

@@ -291,6 +291,12 @@ def test_an_overview_of_one_dataset(root):
         run("overview", "--dataset", "waterbrids")
 
 
+def test_an_overview_of_other_settings_alone_says_where_those_are(root, make_record):
+    Store(root).write(make_record(dataset="shown", method="aim", config={"stop_stage": 2}))
+    with pytest.raises(RecordError, match="--method aim are of a method's default settings; 'aimbench results table'"):
+        run("overview", "--dataset", "shown", "--method", "aim")
+
+
 def test_an_overview_of_runs_that_train_more_than_the_head(root, make_record, make_metrics):
     from aimbench.cli.defaults import settings_of
 
