@@ -154,7 +154,11 @@ class SearchInfo(_Strict):
 
 
 class Cost(_Strict):
-    """What the run took. ``wall_seconds`` adds up over resumed sessions."""
+    """What the run took.
+
+    ``wall_seconds`` adds up over resumed sessions. The first run on a frozen backbone computed the features that later
+    ones found on disk, so runs are compared by ``train_images_per_second``.
+    """
 
     parameters: int
     trainable_parameters: int
