@@ -160,7 +160,7 @@ def run(
         ),
         reporter,
     )
-    with claimed(experiment.request.runs_root, experiment.id, processes=devices * nodes):
+    with claimed(experiment.request.runs_root, experiment.id, processes=devices * nodes, nodes=nodes):
         _run_to_its_record(experiment, store, reporter, resume=resume, rerun=rerun)
 
 

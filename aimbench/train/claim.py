@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from aimbench.errors import ConfigError
+from aimbench.train.processes import is_first_by_environment, others_end_with_the_first
 
 
 def claim(runs_root: Path, run_id: str) -> FileLock:
@@ -17,15 +18,21 @@ def claim(runs_root: Path, run_id: str) -> FileLock:
 
 
 @contextmanager
-def claimed(runs_root: Path, run_id: str, *, processes: int = 1) -> Iterator[None]:
+def claimed(runs_root: Path, run_id: str, *, processes: int = 1, nodes: int = 1) -> Iterator[None]:
     """Holds the lock of a run for a block.
 
-    Several processes that share a run hold none: if the first were refused, the others would wait for it.
+    Of several processes that share a run the first holds it, if it can be refused without leaving the others waiting.
+
+    Args:
+        runs_root: of checkpoints.
+        run_id: of the record.
+        processes: that share the run, over all machines.
+        nodes: machines that share it.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another run holds it.
     """
-    if processes > 1:
+    if processes > 1 and not (is_first_by_environment() and others_end_with_the_first(nodes)):
         yield
         return
     lock = claim(runs_root, run_id)

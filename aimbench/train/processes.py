@@ -47,6 +47,11 @@ def is_first_by_environment() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
+def others_end_with_the_first(nodes: int) -> bool:
+    """Whether no process is left waiting if the first ends at once: it starts them itself, or torchrun ends them."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or (nodes == 1 and "SLURM_PROCID" not in os.environ)
+
+
 def check_processes(method: Method, loader: str, devices: int, nodes: int) -> None:
     """Says before anything is built that a run cannot be spread over processes.
 
