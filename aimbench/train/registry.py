@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import aimbench
 from aimbench.errors import AimbenchError, ConfigError, nearest_names
 from aimbench.method_cards import MethodCard, load_method_card, read_later
 
@@ -171,10 +172,29 @@ def _index() -> dict[str, MethodEntry]:
 def _modules() -> Iterator[str]:
     for package in PACKAGES:
         spec = find_spec(package)
-        for info in pkgutil.iter_modules(spec.submodule_search_locations if spec else []):
+        folders = list(spec.submodule_search_locations or []) if spec else []
+        _check_one_checkout(Path(aimbench.__file__).resolve().parents[1], package, folders)
+        for info in pkgutil.iter_modules(folders):
             yield f"{package}.{info.name}"
     for point in entry_points(group=ENTRY_POINTS):
         yield point.module
+
+
+def _check_one_checkout(root: Path, package: str, folders: list[str]) -> None:
+    """Refuses the engine of one checkout with the methods of another: a record could not say what code made it.
+
+    Raises:
+        ConfigError: a folder of ``package`` is not the one beside the engine in ``root``.
+    """
+    if not (root / "pyproject.toml").is_file():
+        return  # an installed package
+    own = root / package.rpartition(".")[2]
+    for folder in folders:
+        if Path(folder).resolve() != own:
+            raise ConfigError(
+                f"aimbench comes from {root}, but {package} from {folder}: two checkouts are mixed; install the one"
+                f" that is meant (pip install -e {root}) and leave PYTHONPATH out"
+            )
 
 
 def _declared_in(module: str) -> Iterator[MethodEntry]:

@@ -102,6 +102,18 @@ def test_a_method_of_another_package_comes_through_its_entry_point(
     assert get_method("theirs").regime == Regime(train="groups", select="val_groups")
 
 
+def test_methods_of_another_checkout_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name / "methods").mkdir(parents=True)
+    root = tmp_path / "one"
+    mixed = [str(tmp_path / "other" / "methods")]
+    registry._check_one_checkout(root, "aimbench.methods", mixed)  # an installed package lies anywhere
+    (root / "pyproject.toml").touch()
+    registry._check_one_checkout(root, "aimbench.methods", [str(root / "methods")])
+    with pytest.raises(ConfigError, match=r"other.methods: two checkouts are mixed; .*pip install -e .*one"):
+        registry._check_one_checkout(root, "aimbench.methods", mixed)
+
+
 def test_a_folder_dropped_into_methods_is_found_without_a_new_install() -> None:
     folder = ROOT / "methods" / "dropped_in_by_a_test"
     folder.mkdir()
