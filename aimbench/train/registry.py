@@ -188,7 +188,7 @@ def _check_one_checkout(root: Path, package: str, folders: list[str]) -> None:
     """
     if not (root / "pyproject.toml").is_file():
         return  # an installed package
-    own = root / package.rpartition(".")[2]
+    own = (root / package.rpartition(".")[2]).resolve()
     for folder in folders:
         if Path(folder).resolve() != own:
             raise ConfigError(
