@@ -190,7 +190,7 @@ def overview(
         asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **_as_options(wanted)}
         asked["--train"] = train
         lack = "match; 'aimbench run' makes one"
-        if found:
+        if any(not method or run.method in method for run in found):
             lack = "are of a method's default settings; 'aimbench results table' shows those with others"
         _say_nothing_matches(root, asked, lack)
         return

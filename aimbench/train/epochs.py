@@ -1,7 +1,8 @@
 """Predictions of every epoch on every evaluation split, so that any selector can be applied later."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ class EpochStore:
         partial = path.with_suffix(".partial")
         pd.concat(frames, ignore_index=True).to_parquet(partial, compression="zstd", index=False)
         partial.replace(path)
+        self._read.pop(path, None)  # of a session that was killed before its checkpoint
 
     def read(self) -> Iterator[tuple[str, int, bool, dict[str, Predictions]]]:
         """``(phase, epoch, is a candidate, predictions by split)`` in the order of training."""
@@ -74,13 +76,15 @@ class EpochStore:
                 )
             yield self._read[path]
 
-    def check_whole(self, trained: Iterable[tuple[str, int]]) -> None:
+    def check_whole(self, trained: Sequence[tuple[str, int]]) -> None:
         """Checks that every epoch ``(phase, epoch)`` that was trained before is here.
+
+        What follows them was written without a checkpoint, perhaps cut, and is written anew.
 
         Raises:
             ConfigError: one is not, or a file is damaged.
         """
-        there = {(phase, epoch) for phase, epoch, _, _ in self.read()}
+        there = {(phase, epoch) for phase, epoch, _, _ in islice(self.read(), len(trained))}
         for phase, epoch in trained:
             if (phase, epoch) not in there:
                 raise ConfigError(f"{self._folder} lacks epoch {epoch + 1} of phase '{phase}'; {_mend(self._folder)}")

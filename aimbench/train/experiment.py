@@ -22,7 +22,6 @@ from aimbench.models.classifier import Classifier
 from aimbench.models.weights import load_weights
 from aimbench.needs import GroupCounts
 from aimbench.record import BackboneInfo, Definition, MethodInfo, Record
-from aimbench.train import checkpoint
 from aimbench.train.attributions import DEFAULT, check_attributions, check_defined
 from aimbench.train.config import read_config
 from aimbench.train.cost import cost
@@ -376,7 +375,7 @@ class Experiment:
     def _record(
         self, trainer: Trainer, predictions: Mapping[str, Predictions], looked: Looked | None, seconds: float
     ) -> Record:
-        chosen = checkpoint.load(trainer.selected_file)
+        chosen = trainer.chosen()
         return Record(
             id=self.id,
             **{name: getattr(self.definition, name) for name in Definition.model_fields},

@@ -36,6 +36,9 @@ COLUMNS = {
     "attention_rollout": "attention rollout",
 }
 
+OF_NO_CLASS = {"mask", "attention_rollout"}
+"""Maps that are the same for every class."""
+
 LINE = 26
 """Characters that fit above a picture."""
 
@@ -163,7 +166,7 @@ def title_colour(row: Explained) -> str:
 def caption(rows: Sequence[Explained]) -> str:
     """What the colours and the numbers of a picture of these photographs mean."""
     lines = []
-    if any(row.maps.keys() - {"mask"} for row in rows):
+    if any(row.maps.keys() - OF_NO_CLASS for row in rows):
         known = all(row.correct is not None for row in rows)
         lines.append(f"maps: of the {'true' if known else 'predicted'} class")
     if any(row.correct is False for row in rows):

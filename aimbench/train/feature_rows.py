@@ -6,6 +6,7 @@ the CRC-32 of each, ``(N,)``. The sums are those of the values in memory, so tha
 
 import zlib
 from pathlib import Path
+from tokenize import TokenError  # of a header that NumPy reads as Python
 
 import numpy as np
 import numpy.typing as npt
@@ -57,11 +58,11 @@ class FeatureRows:
             with path.open("rb") as file:
                 file.seek(rows.offset + rows.nbytes)
                 self._sums = np.load(file)
-        except (ValueError, EOFError) as error:
+            self._rows = torch.from_numpy(rows)
+        except (ValueError, EOFError, TypeError, SyntaxError, TokenError) as error:
             raise self._damaged(str(error)) from error
         if self._sums.shape != rows.shape[:1]:
             raise self._damaged(f"{len(rows)} rows, {len(self._sums)} sums")
-        self._rows = torch.from_numpy(rows)
         self._unread = np.ones(len(rows), bool)
 
     def __len__(self) -> int:

@@ -117,6 +117,7 @@ class FeatureCache:
 
     def _open(self, split: str, blocks: dict[str, Rows], size: int) -> dict[str, RowWriter]:
         """Empty files of ``size`` rows like those of ``blocks``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         needed = sum(size * block.nbytes // len(block) for block in blocks.values())
         free = shutil.disk_usage(self.folder).free
         # A map into a file has no other way to say that the disk is full than to end the process.

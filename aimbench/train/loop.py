@@ -107,6 +107,12 @@ class Trainer:
         """Checkpoint of the epoch that the selector has chosen so far."""
         return self.folder / "selected.pt"
 
+    def chosen(self) -> dict[str, Any]:
+        """The checkpoint of the epoch that the selector has chosen: ``model``, ``phase`` and ``epoch``."""
+        state = checkpoint.load(self.selected_file)
+        checkpoint.check_run(state, self.selected_file, self.folder.name)
+        return state
+
     def fit(self) -> None:
         """Runs all phases, from the last checkpoint in the folder if there is one."""
         self._started = time.perf_counter()
@@ -115,7 +121,7 @@ class Trainer:
             checkpoint.check_run(self._resume, self.last_file, self.folder.name)
             self.clock = Clock(**self._resume["clock"])
             self.earlier_seconds = self.clock.wall
-            self.epochs.check_whole((entry["phase"], entry["epoch"]) for entry in self.clock.log)
+            self.epochs.check_whole([(entry["phase"], entry["epoch"]) for entry in self.clock.log])
         run = Run(
             self.data.dataset,
             self.config,
@@ -131,7 +137,7 @@ class Trainer:
             names.add(phase.name)
             self._run_phase(number, phase)
             run.finished(phase.name)
-        self.load_state(checkpoint.load(self.selected_file)["model"])
+        self.load_state(self.chosen()["model"])
         set_trainable(self.model, self.config.train)
 
     def predict(self, split: str) -> Predictions:
@@ -147,7 +153,7 @@ class Trainer:
         splits = [name for name in self.data.dataset.splits if name != "train"]
         predictions = {split: self.predict(split) for split in splits}
         if self.method.regime.train == "val_groups":
-            chosen = checkpoint.load(self.selected_file)
+            chosen = self.chosen()
             predictions["val"] = self.epochs.predictions(chosen["phase"], chosen["epoch"])["val"]
         return predictions
 
@@ -163,7 +169,7 @@ class Trainer:
     def selected(self) -> Iterator[Classifier]:
         """The model of the epoch that the selector chose in the last phase; afterwards the last one again."""
         last = {name: value.clone() for name, value in self._run_model.state().items()}
-        self.load_state(checkpoint.load(self.selected_file)["model"])
+        self.load_state(self.chosen()["model"])
         self.model.eval()
         try:
             yield self.model

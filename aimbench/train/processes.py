@@ -49,7 +49,9 @@ def is_first_by_environment() -> bool:
 
 def others_end_with_the_first(nodes: int) -> bool:
     """Whether no process is left waiting if the first ends at once: it starts them itself, or torchrun ends them."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or (nodes == 1 and "SLURM_PROCID" not in os.environ)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return True
+    return nodes == 1 and "SLURM_PROCID" not in os.environ and "LOCAL_RANK" not in os.environ
 
 
 def check_processes(method: Method, loader: str, devices: int, nodes: int) -> None:

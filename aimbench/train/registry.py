@@ -142,6 +142,7 @@ def _import(name: str, module: str) -> None:
     except AimbenchError:
         raise
     except Exception as error:
+        _registered.pop(name, None)  # a module may fail after it has registered
         # The innermost frame of the method's own files, whatever library the error comes from.
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if Path(frame.filename).is_relative_to(_folder_of(module))]
@@ -190,7 +191,8 @@ def _check_one_checkout(root: Path, package: str, folders: list[str]) -> None:
         return  # an installed package
     own = (root / package.rpartition(".")[2]).resolve()
     for folder in folders:
-        if Path(folder).resolve() != own:
+        # A strict editable install links the files, not the folder.
+        if (Path(folder) / "__init__.py").resolve().parent != own:
             raise ConfigError(
                 f"aimbench comes from {root}, but {package} from {folder}: two checkouts are mixed; install the one"
                 f" that is meant (pip install -e {root}) and leave PYTHONPATH out"

@@ -121,6 +121,12 @@ class Steps:
                 f"method '{self._method.name}': its loss returned {kind}; return one number that depends on the model,"
                 " or a mapping with it under 'loss'"
             )
+        for name, value in values.items():
+            if not isinstance(value, Tensor) or value.ndim != 0:
+                raise ConfigError(
+                    f"method '{self._method.name}': its loss logs '{name}' as no tensor of one number; reduce it, or"
+                    " wrap it with torch.tensor"
+                )
         return values
 
 

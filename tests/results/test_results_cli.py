@@ -295,6 +295,8 @@ def test_an_overview_of_other_settings_alone_says_where_those_are(root, make_rec
     Store(root).write(make_record(dataset="shown", method="aim", config={"stop_stage": 2}))
     with pytest.raises(RecordError, match="--method aim are of a method's default settings; 'aimbench results table'"):
         run("overview", "--dataset", "shown", "--method", "aim")
+    with pytest.raises(RecordError, match="--method erm match; 'aimbench run' makes one"):
+        run("overview", "--dataset", "shown", "--method", "erm")
 
 
 def test_an_overview_of_runs_that_train_more_than_the_head(root, make_record, make_metrics):

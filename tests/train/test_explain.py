@@ -160,6 +160,8 @@ def test_the_caption_names_what_a_picture_has() -> None:
     mapped = {"mask": image[..., 0], "gradcam": image[..., 0]}
     assert caption([Explained("a", "a", image, None, mapped, {}, None)]) == "maps: of the predicted class"
     assert caption([Explained("a", "a", image, None, mapped, {}, correct=True)]) == "maps: of the true class"
+    classless = {"mask": image[..., 0], "attention_rollout": image[..., 0]}
+    assert caption([Explained("a", "a", image, None, classless, {}, correct=True)]) == ""
     wrong = Explained("a", "b", image, image[..., 0], {}, {"mask": 0.5, "gradcam": math.nan}, correct=False)
     assert epg_words(wrong, "mask") == "  EPG 0.50"
     assert epg_words(wrong, "gradcam") == "  no positive part"

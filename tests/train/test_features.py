@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -178,3 +179,24 @@ def test_a_changed_value_is_named_with_its_row(experiment: Callable[..., Any]) -
     assert len(list(source.epoch(np.arange(5), seed=0))) > 0
     with pytest.raises(DataError, match=rf"{file} are damaged \(row 5 changed .*; remove {cache.folder}"):
         list(source.epoch(np.arange(10), seed=0))
+
+
+def test_a_header_that_changed_is_named(experiment: Callable[..., Any]) -> None:
+    trainer = experiment(seed=85).trainer()
+    trainer.data.evaluation("val")
+    cache = trainer.data._features
+    file = cache.folder / "val.embedding.npy"
+    whole = file.read_bytes()
+    start = np.load(file, mmap_mode="r").offset
+    read = 0
+    for place in range(start):
+        for bit in (1, 4, 64):
+            changed = bytearray(whole)
+            changed[place] ^= bit
+            file.write_bytes(changed)
+            # Some changes mean nothing, such as one of the padding; what means something is told as ours.
+            with suppress(DataError):
+                rows = cache.load("val", "embedding")
+                rows.take(torch.arange(len(rows)))
+                read += 1
+    assert 0 < read < start, "most changes are told"

@@ -118,6 +118,19 @@ def test_a_loss_that_cannot_be_minimised_is_one_line(
         experiment("made_up").trainer().fit()
 
 
+@pytest.mark.parametrize("value", [0.5, torch.ones(3)])
+def test_a_logged_value_that_is_no_number_is_named(value: Any, define: Define, experiment: Callable[..., Any]) -> None:
+    class Logs(Method):
+        """Logs something else than one number."""
+
+        def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
+            return {"loss": F.cross_entropy(model(batch).logits, batch.label), "weight": value}
+
+    define(Logs)
+    with pytest.raises(ConfigError, match="its loss logs 'weight' as no tensor of one number"):
+        experiment("made_up").trainer().fit()
+
+
 def test_the_regime_decides_about_the_validation_split(define: Define, experiment: Callable[..., Any]) -> None:
     class Curious(CrossEntropy):
         def phases(self, run: Run) -> Iterator[Phase]:

@@ -200,3 +200,33 @@ def test_a_run_whose_epochs_are_harmed_does_not_go_on(
     harm(trial.folder / "epochs" / "00-00001.parquet")
     with pytest.raises(ConfigError, match=f"{said}.*; remove {trial.folder}, or give --fresh"):
         trial.trainer().fit()
+
+
+def test_an_epoch_without_its_checkpoint_is_written_anew(experiment: Callable[..., Any]) -> None:
+    trial = experiment("erm", training={"epochs": 2})
+    trial.trainer().fit()
+    last = trial.trainer().last_file
+    state = checkpoint.load(last)
+    file = trial.folder / "epochs" / "00-00001.parquet"
+    whole = pd.read_parquet(file)
+    # As if the process had died between an epoch's predictions and its checkpoint, with other predictions or cut ones.
+    checkpoint.save(last, {**state, "epoch": 0, "clock": {**state["clock"], "log": state["clock"]["log"][:1]}})
+    whole.assign(prediction=1 - whole["prediction"]).to_parquet(file)
+    trainer = trial.trainer()
+    trainer.fit()
+    stored = trainer.epochs.predictions("train", 1)["test"].prediction
+    written = pd.read_parquet(file)
+    assert (stored == written[written["split"] == "test"]["prediction"]).all()
+    checkpoint.save(last, {**state, "epoch": 0, "clock": {**state["clock"], "log": state["clock"]["log"][:1]}})
+    file.write_bytes(b"")
+    trial.trainer().fit()
+    assert len(pd.read_parquet(file)) == len(whole)
+
+
+def test_the_chosen_checkpoint_of_another_run_is_refused(experiment: Callable[..., Any]) -> None:
+    trial = experiment("erm", training={"epochs": 2})
+    trial.trainer().fit()
+    chosen = trial.folder / "selected.pt"
+    checkpoint.save(chosen, {**checkpoint.load(chosen), "run": "erm-000000000000"})
+    with pytest.raises(ConfigError, match="is that of run erm-000000000000"):
+        trial.trainer().fit()
