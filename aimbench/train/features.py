@@ -124,7 +124,8 @@ class FeatureCache:
         if needed > free:
             raise DataError(
                 f"{self.folder} has {free / 1e9:.1f} GB free, the backbone's features of split {split} need "
-                f"{needed / 1e9:.1f} GB; make room, or name another folder with --data or --runs"
+                f"{needed / 1e9:.1f} GB; make room (other folders in {self.folder.parent} may go, a run computes"
+                " what it lacks), or name another folder with --data or --runs"
             )
         return {name: RowWriter(self._partial(split, name), size, block) for name, block in blocks.items()}
 
