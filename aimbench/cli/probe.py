@@ -36,8 +36,7 @@ def probe(
         trainer.fabric, trainer.model, experiment.method, trainer.data, names, samples, experiment.reporter
     )
     for name, value in found.items():
-        figures = probe_figures(name, value.value, value.low, value.high)
-        typer.echo(f"{name:36}{figures:22} n {value.n}  {probe_words(name)}")
+        typer.echo(f"{name:36}{probe_figures(name, value):22} n {value.n}  {probe_words(name)}")
     store = Store(paths.results_root(results))
     if store.exists(experiment.id):
         record = store.get(experiment.id)

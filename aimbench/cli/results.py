@@ -184,15 +184,16 @@ def overview(
     root = results_root(results)
     name, variant = split_variant(dataset, None)
     wanted = {"variant": variant, "kind": kind, "backbone": backbone, "selector": selector}
-    found = find_digests(Store(root), name, wanted)
-    runs = at_defaults((run for run in found if not method or run.method in method), train)
+    found = [run for run in find_digests(Store(root), name, wanted) if not method or run.method in method]
+    runs = at_defaults(found, train)
     if not runs:
         asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **_as_options(wanted)}
         asked["--train"] = train
-        lack = "match; 'aimbench run' makes one"
-        if any(not method or run.method in method for run in found):
-            lack = "are of a method's default settings; 'aimbench results table' shows those with others"
-        _say_nothing_matches(root, asked, lack)
+        if found:
+            others = "are of a method's default settings; 'aimbench results table' shows those with others"
+            _say_nothing_matches(root, asked, others)
+        else:
+            _say_nothing_matches(root, asked)
         return
     notes = [f"Default settings but for --train {train}."] if train else []
     show_or_write(render_overview(make_tables(runs), metric, format.value, notes), out)

@@ -76,10 +76,8 @@ def run(
     ] = True,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run again although the record exists.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    devices: Annotated[
-        int, typer.Option(min=1, help="Processes on each machine, a device each; they share every batch.")
-    ] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines, started by torchrun or SLURM.")] = 1,
+    devices: Annotated[int, typer.Option(help="Processes on each machine, a device each; they share every batch.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines, started by torchrun or SLURM.")] = 1,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Run the backbone through torch.compile; pays in long runs on a GPU.")
     ] = False,

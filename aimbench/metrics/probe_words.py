@@ -1,5 +1,7 @@
 """What the numbers of ``aimbench probe`` are, in words."""
 
+from aimbench.record import Probe
+
 _WORDS = {
     "accuracy": "untouched",
     "accuracy_grey_outside": "all but the object grey",
@@ -19,11 +21,11 @@ _PREFIXES = {
 }
 
 
-def probe_figures(name: str, value: float, low: float, high: float) -> str:
+def probe_figures(name: str, probe: Probe) -> str:
     """A probe's value with its interval: in per cent, but for RFS, which goes from -1 to 1."""
     if name == "rfs":
-        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        return f"{probe.value:.3f} [{probe.low:.3f}, {probe.high:.3f}]"
+    return f"{100 * probe.value:.1f} [{100 * probe.low:.1f}, {100 * probe.high:.1f}]"
 
 
 def probe_words(name: str) -> str:

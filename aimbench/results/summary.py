@@ -69,7 +69,7 @@ def summary(record: Record) -> list[str]:
                 lines.append("    " + ", ".join(f"{group} {100 * value:.1f}" for group, value in epg.groups.items()))
     lines += [f"drop      {words}" for words in drops(record)]
     lines += [
-        f"probe     {name:32}{probe_figures(name, p.value, p.low, p.high)}  {p.n} samples  {probe_words(name)}"
+        f"probe     {name:32}{probe_figures(name, p)}  {p.n} samples  {probe_words(name)}"
         for name, p in record.probes.items()
     ]
     if record.selectors:

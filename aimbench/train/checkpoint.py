@@ -21,11 +21,16 @@ def save(path: Path, state: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, run: str | None = None) -> dict[str, Any]:
     """Reads a checkpoint with torch's weights-only unpickler.
 
+    Args:
+        path: of the file.
+        run: id of the run that it must be of, since another's network may well fit; earlier checkpoints name none.
+
     Raises:
-        ConfigError: the file is missing, truncated, no checkpoint, or holds more than tensors and plain data.
+        ConfigError: the file is missing, truncated, no checkpoint, of another run, or holds more than tensors and
+            plain data.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -40,17 +45,9 @@ def load(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"checkpoint {path} cannot be read ({error}); delete the run's folder and start over"
         ) from error
-    return state
-
-
-def check_run(state: dict[str, Any], path: Path, run: str) -> None:
-    """Tells a checkpoint of another run, whose network may well fit; those of before this was kept name none.
-
-    Raises:
-        ConfigError: the checkpoint names another run.
-    """
-    if state.get("run", run) != run:
+    if run is not None and state.get("run", run) != run:
         raise ConfigError(f"checkpoint {path} is that of run {state['run']}, not of {run}; put the run's own back")
+    return state
 
 
 def random_state() -> dict[str, Any]:

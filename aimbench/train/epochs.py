@@ -58,7 +58,7 @@ class EpochStore:
         """``(phase, epoch, is a candidate, predictions by split)`` in the order of training."""
         for path in sorted(self._folder.glob("*.parquet")):
             if path not in self._read:
-                frame = _read(path)
+                frame = _read_file(path)
                 splits = {
                     str(split): Predictions(
                         rows["label"].to_numpy(np.int64),
@@ -109,13 +109,13 @@ class EpochStore:
 
     def table(self) -> bytes:
         """All epochs as one Parquet file: phase, epoch, candidate, split, index, prediction, probability."""
-        frames = [_read(path) for path in sorted(self._folder.glob("*.parquet"))]
+        frames = [_read_file(path) for path in sorted(self._folder.glob("*.parquet"))]
         buffer = io.BytesIO()
         pd.concat(frames, ignore_index=True).drop(columns="label").to_parquet(buffer, compression="zstd", index=False)
         return buffer.getvalue()
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read_file(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:

@@ -109,16 +109,13 @@ class Trainer:
 
     def chosen(self) -> dict[str, Any]:
         """The checkpoint of the epoch that the selector has chosen: ``model``, ``phase`` and ``epoch``."""
-        state = checkpoint.load(self.selected_file)
-        checkpoint.check_run(state, self.selected_file, self.folder.name)
-        return state
+        return self._load(self.selected_file)
 
     def fit(self) -> None:
         """Runs all phases, from the last checkpoint in the folder if there is one."""
         self._started = time.perf_counter()
         if self.last_file.exists():
-            self._resume = checkpoint.load(self.last_file)
-            checkpoint.check_run(self._resume, self.last_file, self.folder.name)
+            self._resume = self._load(self.last_file)
             self.clock = Clock(**self._resume["clock"])
             self.earlier_seconds = self.clock.wall
             self.epochs.check_whole([(entry["phase"], entry["epoch"]) for entry in self.clock.log])
@@ -184,7 +181,7 @@ class Trainer:
         config = for_phase(self.config, self.method.name, phase.name, phase.settings or {})
         epochs = config.epochs if phase.epochs is None else phase.epochs
         if self._resume is not None and number < self._resume["phase"]:
-            self.load_state(checkpoint.load(self._phase_file(number))["model"])
+            self.load_state(self._load(self._phase_file(number))["model"])
             return
         if number > 0:
             self._run_model.start(phase)
@@ -195,7 +192,7 @@ class Trainer:
         else:
             self._fit_phase(number, phase, phase.fit, epochs)
         if is_first():
-            checkpoint.save(self._phase_file(number), {"model": self._run_model.state()})
+            self._save(self._phase_file(number), {"model": self._run_model.state()})
         wait()
 
     def _train_phase(self, number: int, phase: Phase, config: TrainConfig, epochs: int) -> None:
@@ -278,12 +275,10 @@ class Trainer:
         candidates = [s for s in scores if s.phase == phase.name and s.is_candidate]
         if is_first():
             if not candidates or candidates[select(self.selector, candidates)].epoch == epoch:
-                chosen = {"run": self.folder.name, "model": model, "phase": phase.name, "epoch": epoch}
-                checkpoint.save(self.selected_file, chosen)
-            checkpoint.save(
+                self._save(self.selected_file, {"model": model, "phase": phase.name, "epoch": epoch})
+            self._save(
                 self.last_file,
                 {
-                    "run": self.folder.name,
                     "phase": number,
                     "epoch": epoch,
                     "model": model,
@@ -302,6 +297,12 @@ class Trainer:
     def scores(self) -> list[EpochScore]:
         """Headline metrics of every epoch so far, in order."""
         return self.epochs.scores(self.data.dataset)
+
+    def _save(self, path: Path, state: Mapping[str, Any]) -> None:
+        checkpoint.save(path, {"run": self.folder.name, **state})
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        return checkpoint.load(path, self.folder.name)
 
     def _phase_file(self, number: int) -> Path:
         return self.folder / f"phase-{number}.pt"

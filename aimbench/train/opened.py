@@ -63,10 +63,9 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
         ) from None
     except (ValidationError, ValueError) as error:
         raise ConfigError(f"{folder}: its definition.json or request.json is damaged; run it again") from error
-    state = checkpoint.load(file)
+    state = checkpoint.load(file, definition.id)
     if "model" not in state:
         raise ConfigError(f"checkpoint {file} is none of this run's; give selected.pt or last.pt of its folder")
-    checkpoint.check_run(state, file, definition.id)
     experiment = Experiment(
         Request(
             method=definition.method.name,

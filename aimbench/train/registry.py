@@ -129,32 +129,28 @@ def get_method(name: str) -> type[Method]:
     """
     check_method(name)
     if name not in _registered:
-        module = _index()[name].module
-        _import(name, module)
+        entry = _index()[name]
+        _import(entry)
         if name not in _registered:
-            raise ConfigError(f"module {module} declares method '{name}' but registered none of that name")
+            raise ConfigError(f"module {entry.module} declares method '{name}' but registered none of that name")
     return _registered[name]
 
 
-def _import(name: str, module: str) -> None:
+def _import(entry: MethodEntry) -> None:
     try:
-        importlib.import_module(module)
+        importlib.import_module(entry.module)
     except AimbenchError:
         raise
     except Exception as error:
-        _registered.pop(name, None)  # a module may fail after it has registered
+        _registered.pop(entry.name, None)  # a module may fail after it has registered
         # The innermost frame of the method's own files, whatever library the error comes from.
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if Path(frame.filename).is_relative_to(_folder_of(module))]
+        own = [frame for frame in frames if Path(frame.filename).is_relative_to(entry.card_file.parent)]
         place = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
         raise ConfigError(
-            f"method '{name}' can't be imported: {place}{type(error).__name__}: {error}; mend module {module}"
+            f"method '{entry.name}' can't be imported: {place}{type(error).__name__}: {error};"
+            f" mend module {entry.module}"
         ) from error
-
-
-def _folder_of(module: str) -> Path:
-    spec = find_spec(module)
-    return Path(spec.origin).parent if spec is not None and spec.origin else Path(module)
 
 
 @lru_cache(maxsize=1)

@@ -92,6 +92,7 @@ class RunData:
         self._stream = stream
         self._crop_later = crop_later
         self._workers = workers
+        self._regions: dict[str, FeatureRows] = {}
         self._cache_bytes = cache_bytes
         self._device = device
         self._reporter = reporter
@@ -140,11 +141,13 @@ class RunData:
 
         For what a run reports alone: no batch carries it to a method. Kept on disk beside the features.
         """
-        if self._features.missing(split, (), region=True):
-            source = self.photographs(split, 64, region=True)
-            with self._reporter.task(f"ground truth of {split}", len(source)) as task:
-                self._features.fill(split, [REGION], self._pyramid, source, self._device, task.advance)
-        return self._features.load(split, REGION)
+        if split not in self._regions:
+            if self._features.missing(split, (), region=True):
+                source = self.photographs(split, 64, region=True)
+                with self._reporter.task(f"ground truth of {split}", len(source)) as task:
+                    self._features.fill(split, [REGION], self._pyramid, source, self._device, task.advance)
+            self._regions[split] = self._features.load(split, REGION)
+        return self._regions[split]
 
     def _source(self, split: str, transform: TransformConfig, batch_size: int, *, images: bool = False) -> Source:
         name = f"{split}{' augmented' if transform.augment else ''}{' images' if images else ''}"
