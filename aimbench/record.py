@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION: Literal[1] = 1
+ROUNDING_TIPS = 0.01
+"""Share of samples that rounding on two machines may tip to another class."""
 
 Kind = Literal["official", "partial", "mini"]
 

@@ -23,8 +23,9 @@ def probe(
     from aimbench import paths
     from aimbench.errors import ConfigError
     from aimbench.metrics.probe_words import probe_figures, probe_words
+    from aimbench.results.predictions import read_predictions
     from aimbench.results.store import Store
-    from aimbench.train.opened import open_run
+    from aimbench.train.opened import check_tells_of, open_run
     from aimbench.train.probes import check_probes
     from aimbench.train.probes import probe as run_probes
 
@@ -32,12 +33,16 @@ def probe(
     if samples is not None and samples < 1:
         raise ConfigError(f"--samples {samples}: give at least 1")
     experiment, trainer = open_run(run, data_root=paths.data_root(data), runs_root=paths.runs_root(runs), cards=cards)
+    store = Store(paths.results_root(results))
+    if store.exists(experiment.id):
+        record = store.get(experiment.id)
+        said = read_predictions(store, record, "test")["prediction"]
+        check_tells_of(record, dict(zip(said.index, said, strict=True)), experiment, trainer)
     found = run_probes(
         trainer.fabric, trainer.model, experiment.method, trainer.data, names, samples, experiment.reporter
     )
     for name, value in found.items():
         typer.echo(f"{name:36}{probe_figures(name, value):22} n {value.n}  {probe_words(name)}")
-    store = Store(paths.results_root(results))
     if store.exists(experiment.id):
         record = store.get(experiment.id)
         store.write(record.model_copy(update={"probes": {**record.probes, **found}}), replace=True)

@@ -22,7 +22,7 @@ def run(
     train: Annotated[str, typer.Option(help="What is trained: head, last (stage too) or all.")] = "head",
     preset: Annotated[str | None, typer.Option(help="Named settings of the method.")] = None,
     set_: Settings = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**63 - 1)] = 0,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.", show_default="20")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step.", show_default="64")] = None,
     lr: Annotated[
@@ -84,7 +84,7 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode images.", show_default="0 on a CPU, else cores - 1")
     ] = None,
-    cache_gb: Annotated[float, typer.Option(min=0, help="Memory for decoded photographs, GB.")] = 4.0,
+    cache_gb: Annotated[float, typer.Option(min=0, max=1e6, help="Memory for decoded photographs, GB.")] = 4.0,
     log: Annotated[
         str | None, typer.Option(help="Live view: tensorboard or wandb, both extras.", show_default="none")
     ] = None,

@@ -33,7 +33,9 @@ def sweep(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    cache_gb: Annotated[float, typer.Option(help="Memory for decoded photographs, GB; local workers share it.")] = 4.0,
+    cache_gb: Annotated[
+        float, typer.Option(min=0, max=1e6, help="Memory for decoded photographs, GB; local workers share it.")
+    ] = 4.0,
     data: DataRoot = None,
     runs: RunsRoot = None,
     results: ResultsRoot = None,

@@ -92,7 +92,8 @@ def unpack(archive: Path, target: Path, only: list[str] | None = None) -> None:
             _unpack_zip(archive, target, only or [])
         else:
             _unpack_tar(archive, target, only or [])
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        # RuntimeError: encrypted, or in a compression that Python does not know.
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, tarfile.TarError):
             raise
         raise _corrupt(archive, error) from None

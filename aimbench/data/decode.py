@@ -55,7 +55,7 @@ def _pixels(data: bytes, key: str, what: str, mode: str) -> Tensor:
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.array(image.convert(mode))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
             f"sample {key}: its {what} cannot be decoded ({error}); check the dataset with 'aimbench data verify'"
         ) from error

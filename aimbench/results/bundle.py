@@ -43,44 +43,67 @@ def import_records(store: Store, bundle: Path) -> tuple[list[str], list[str]]:
         RecordError: If the zip is broken, a record in it is invalid or lacks a file, a checksum is wrong, or a
             record of the store has the same id and other content.
     """
-    try:
-        with zipfile.ZipFile(bundle) as archive:
-            contents = {info.filename: _read(archive, info, bundle) for info in archive.infolist()}
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        # Damaged, in a compression that Python does not know, or encrypted.
-        raise RecordError(f"bundle {bundle}: not readable as a zip ({error}); export it again") from error
-    found = [_unpack(bundle, name, contents) for name in sorted(contents) if name.endswith(".json")]
-    if not found:
-        raise RecordError(f"bundle {bundle}: it holds no record; 'aimbench results export --out FILE.zip' makes one")
-    known = [_stored(store, record, bundle) for record, _ in found]
-    added: list[str] = []
-    kept: list[str] = []
-    for (record, files), there in zip(found, known, strict=True):
-        if not there:
-            store.write(record, files)
-        (kept if there else added).append(record.id)
+    with _opened(bundle) as archive:
+        names = sorted({name for name in archive.namelist() if name.endswith(".json")})
+        if not names:
+            raise RecordError(
+                f"bundle {bundle}: it holds no record; 'aimbench results export --out FILE.zip' makes one"
+            )
+        # Every record is read twice, to check and to write, so that memory holds one at a time.
+        known = [_stored(store, _unpack(bundle, name, archive)[0], bundle) for name in names]
+        added: list[str] = []
+        kept: list[str] = []
+        for name, there in zip(names, known, strict=True):
+            record, files = _unpack(bundle, name, archive)
+            if not there:
+                store.write(record, files)
+            (kept if there else added).append(record.id)
     return added, kept
 
 
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, bundle: Path) -> bytes:
+def _opened(bundle: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(bundle)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _unreadable(bundle, error) from error
+
+
+def _read(archive: zipfile.ZipFile, name: str, bundle: Path) -> bytes:
+    info = archive.getinfo(name)
     if info.file_size > _MAX_BYTES:
         raise RecordError(f"bundle {bundle}: {info.filename} has {info.file_size} bytes, more than any record's file")
-    return archive.read(info)
+    try:
+        return archive.read(info)
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        # Damaged, or (RuntimeError) encrypted or in a compression that Python does not know.
+        raise _unreadable(bundle, error) from error
 
 
-def _unpack(bundle: Path, name: str, contents: dict[str, bytes]) -> tuple[Record, dict[str, bytes]]:
+def _unreadable(bundle: Path, error: Exception) -> RecordError:
+    return RecordError(f"bundle {bundle}: not readable as a zip ({error}); export it again")
+
+
+def _holds(archive: zipfile.ZipFile, name: str) -> bool:
+    try:
+        archive.getinfo(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _unpack(bundle: Path, name: str, archive: zipfile.ZipFile) -> tuple[Record, dict[str, bytes]]:
     # A name in a zip is never used as a path: the record alone says where it belongs.
     place = bundle / PurePosixPath(name)
     try:
-        text = contents[name].decode("utf-8")
+        text = _read(archive, name, bundle).decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecordError(f"record {place}: not UTF-8 text; export it again") from error
     record = parse_record(text, place)
     folder = PurePosixPath(name).parent
-    missing = [file for file in record.files if str(folder / file) not in contents]
+    missing = [file for file in record.files if not _holds(archive, str(folder / file))]
     if missing:
         raise RecordError(f"record {place}: the bundle lacks {', '.join(missing)}; export it again")
-    files = {file: contents[str(folder / file)] for file in record.files}
+    files = {file: _read(archive, str(folder / file), bundle) for file in record.files}
     for file, content in files.items():
         if hashlib.sha256(content).hexdigest() != record.files[file]:
             raise RecordError(f"record {place}: {file} changed after the run (sha256); export it again")

@@ -7,7 +7,8 @@ with the ERM and the oracle of its own training settings, or with the only ones 
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aimbench.results.digest import Digest
@@ -73,12 +74,13 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
     if not any(row.method == BASELINE for row in table.rows):
         return []
     titles = {column.key: column.title for column in table.columns}
+    references = _References(members)
     found = []
     for metric in (key for key in _METRICS if key in titles):
         for row, of_row in sorted(members, key=lambda member: member[0].method != BASELINE):
             if metric not in row.cells:
                 continue
-            erm, control, oracle = (_reference(members, row, name, metric) for name in (BASELINE, CONTROL, ORACLE))
+            erm, control, oracle = (references.of(row, name, metric) for name in (BASELINE, CONTROL, ORACLE))
             if of_row is erm:
                 found.append(Evidence(row, metric, titles[metric], None, None, None))
                 continue
@@ -110,27 +112,38 @@ def paired_difference(runs: Iterable[Digest], base: Iterable[Digest], metric: st
     return Difference(mean, len(values), mean - half, mean + half)
 
 
-def _reference(members: Sequence[tuple[Row, list[Digest]]], row: Row, method: str, metric: str) -> list[Digest]:
-    """Returns the runs of a method that ``row`` is held against; none if it was not run.
+class _References:
+    """The runs that rows are held against, by method and settings, so that a table of many rows is gone over once."""
 
-    Those of the row's own settings or, where trials chose the rates of each method, those that differ in nothing
-    else. Of several, those with most seeds, and of these the strongest by the metric's mean: a gain over a weak ERM
-    is no evidence.
-    """
-    # The inverse of the oracle, which pools outside the object, is no ceiling.
-    named = [(r, runs) for r, runs in members if r.method == method and not runs[0].config.get("inverse")]
-    same = [runs for r, runs in named if r.settings == row.settings]
-    alike = [runs for r, runs in named if _untuned(r) == _untuned(row)]
-    return max(same or alike, key=lambda runs: (len(runs), _mean(runs, metric)), default=[])
+    def __init__(self, members: Iterable[tuple[Row, list[Digest]]]) -> None:
+        self._same: dict[tuple[str, str], list[list[Digest]]] = defaultdict(list)
+        self._alike: dict[tuple[str, str], list[list[Digest]]] = defaultdict(list)
+        for row, runs in members:
+            # The inverse of the oracle, which pools outside the object, is no ceiling.
+            if row.method in (BASELINE, CONTROL, ORACLE) and not runs[0].config.get("inverse"):
+                self._same[row.method, row.settings].append(runs)
+                self._alike[row.method, _untuned(row)].append(runs)
+
+    def of(self, row: Row, method: str, metric: str) -> list[Digest]:
+        """Returns the runs of a method that ``row`` is held against; none if it was not run.
+
+        Those of the row's own settings or, where trials chose the rates of each method, those that differ in nothing
+        else. Of several, those with most seeds, and of these the strongest by the metric's mean: a gain over a weak
+        ERM is no evidence.
+        """
+        candidates = self._same.get((method, row.settings)) or self._alike.get((method, _untuned(row)), [])
+        if len(candidates) == 1:
+            return candidates[0]
+        return max(candidates, key=lambda runs: (len(runs), _mean(runs, metric)), default=[])
 
 
-def _mean(runs: Sequence[Digest], metric: str) -> float:
+def _mean(runs: Iterable[Digest], metric: str) -> float:
     return statistics.fmean(_by_seed(runs, metric).values() or [-math.inf])
 
 
-def _untuned(row: Row) -> list[str]:
+def _untuned(row: Row) -> str:
     """The settings of a row that trials do not choose for each method alone."""
-    return [setting for setting in row.settings.split(", ") if setting.split("=")[0] not in _TUNED]
+    return ", ".join(setting for setting in row.settings.split(", ") if setting.split("=")[0] not in _TUNED)
 
 
 def _by_seed(runs: Iterable[Digest], metric: str) -> dict[int, float]:

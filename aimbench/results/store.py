@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from aimbench.errors import RecordError, nearest_names
 from aimbench.record import Record
 from aimbench.results.migrate import migrate
+from aimbench.whole_files import flush_folder
 from aimbench.wrong_fields import wrong_fields
 
 # Names become paths, so they hold no separator and do not start with a dot.
@@ -286,7 +287,7 @@ def _write_together(path: Path, text: bytes, files: Mapping[str, bytes]) -> None
         path.unlink(missing_ok=True)
         for name in [*files, path.name]:
             temporary[name].replace(folder / name)
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
 @contextmanager
@@ -302,15 +303,6 @@ def _temporary_files(contents: Mapping[str, bytes], folder: Path) -> Iterator[di
     finally:
         for temporary in paths.values():
             temporary.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    # Without this a power cut may forget the new names although the content is on disk.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_stale_files(path: Path, keep: set[str]) -> None:

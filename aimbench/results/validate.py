@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aimbench.errors import AimbenchError, RecordError
-from aimbench.record import EpgScore, Record, SplitMetrics
+from aimbench.record import ROUNDING_TIPS, EpgScore, Record, SplitMetrics
 from aimbench.results.digest import TEST
 from aimbench.results.store import Store, parquet_name
 
@@ -33,8 +33,6 @@ _RECOMPUTED = (
 )
 # Sums in another order differ in the last bits; EPG columns may be stored as float32.
 _TOLERANCE = 1e-6
-_TIPPED = 0.01
-"""Share of samples that rounding on two machines may tip."""
 
 
 def check_record(store: Store, path: Path) -> list[str]:
@@ -133,7 +131,7 @@ def _headline_problems(record: Record) -> Iterator[str]:
 
 def _near(a: float, b: float) -> bool:
     """Whether two shares differ by no more than what rounding on two machines may tip."""
-    return abs(a - b) <= _TIPPED
+    return abs(a - b) <= ROUNDING_TIPS
 
 
 def _recompute(record: Record, rows: "pd.DataFrame") -> SplitMetrics:

@@ -122,7 +122,8 @@ def run_jobs(jobs: Sequence[Job], board: Board, share: Share | None = None) -> N
     for job in jobs:
         if share is not None and share.is_orphan:
             return
-        with suppress(Timeout), board.claim(job.id).acquire(timeout=0):
+        # One second, since another may hold the lock for a moment, to see whether the job is free.
+        with suppress(Timeout), board.claim(job.id).acquire(timeout=1):
             if not job.is_done and board.failure(job.id) is None:
                 _attempt(job, board, reporter)
 

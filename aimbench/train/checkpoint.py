@@ -1,38 +1,43 @@
 """Checkpoints that survive a kill and cannot run code when they are read."""
 
-import os
 import pickle
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from aimbench.errors import ConfigError
+from aimbench.whole_files import whole_file
+
+# What torch's unpickler raises for bytes that were changed.
+_DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes ``state`` (tensors and plain data) so that ``path`` holds the old or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
+    with whole_file(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def load(path: Path, run: str | None = None) -> dict[str, Any]:
-    """Reads a checkpoint with torch's weights-only unpickler.
+    """Reads a checkpoint with torch's weights-only unpickler, when its bytes are those that were saved.
 
     Args:
         path: of the file.
         run: id of the run that it must be of, since another's network may well fit; earlier checkpoints name none.
 
     Raises:
-        ConfigError: the file is missing, truncated, no checkpoint, of another run, or holds more than tensors and
+        ConfigError: the file is missing, damaged, no checkpoint, of another run, or holds more than tensors and
             plain data.
     """
     try:
+        if zipfile.is_zipfile(path):  # torch does not compare the checksums that it writes
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} does not have the checksum it was saved with")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"checkpoint {path} does not exist; run the experiment first") from error
@@ -41,7 +46,7 @@ def load(path: Path, run: str | None = None) -> dict[str, Any]:
             f"checkpoint {path} is none, or holds more than tensors; it was not loaded, because unpickling it could run"
             " code"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(
             f"checkpoint {path} cannot be read ({error}); delete the run's folder and start over"
         ) from error

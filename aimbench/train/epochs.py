@@ -13,6 +13,7 @@ from aimbench.errors import ConfigError
 from aimbench.metrics.groups import headline
 from aimbench.metrics.selectors import EpochScore
 from aimbench.train.predictions import Predictions
+from aimbench.whole_files import whole_file
 
 
 class EpochStore:
@@ -32,7 +33,6 @@ class EpochStore:
         is_candidate: bool = True,
     ) -> None:
         """Saves an epoch; ``number`` orders the phases, ``is_candidate`` says that a selector may choose it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         frames = [
             pd.DataFrame(
                 {
@@ -49,9 +49,8 @@ class EpochStore:
             for split, rows in predictions.items()
         ]
         path = self._folder / f"{number:02d}-{epoch:05d}.parquet"
-        partial = path.with_suffix(".partial")
-        pd.concat(frames, ignore_index=True).to_parquet(partial, compression="zstd", index=False)
-        partial.replace(path)
+        with whole_file(path) as file:
+            pd.concat(frames, ignore_index=True).to_parquet(file, compression="zstd", index=False)
         self._read.pop(path, None)  # of a session that was killed before its checkpoint
 
     def read(self) -> Iterator[tuple[str, int, bool, dict[str, Predictions]]]:

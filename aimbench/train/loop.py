@@ -134,7 +134,9 @@ class Trainer:
             names.add(phase.name)
             self._run_phase(number, phase)
             run.finished(phase.name)
-        self.load_state(self.chosen()["model"])
+        chosen = self.chosen()
+        self._check_is_selected(chosen)
+        self.load_state(chosen["model"])
         set_trainable(self.model, self.config.train)
 
     def predict(self, split: str) -> Predictions:
@@ -221,7 +223,9 @@ class Trainer:
                     f"method '{self.method.name}' trains on the validation split, so phase '{phase.name}' must"
                     " return held-out predictions of it: Fitted(held_out=...)"
                 )
-            self.clock.log.append({"phase": phase.name, "epoch": epoch, **fitted.log})
+            self.clock.log.append(
+                {"phase": phase.name, "epoch": epoch, **{name: float(value) for name, value in fitted.log.items()}}
+            )
             self._end_epoch(None, phase, number, epoch, epochs, fitted.held_out)
         self._optimizer_state = None
 
@@ -297,6 +301,21 @@ class Trainer:
     def scores(self) -> list[EpochScore]:
         """Headline metrics of every epoch so far, in order."""
         return self.epochs.scores(self.data.dataset)
+
+    def _check_is_selected(self, chosen: Mapping[str, Any]) -> None:
+        """Checks that the checkpoint kept is that of the epoch which the selector chooses of all of the last phase.
+
+        Else a session was killed when it had just chosen an epoch which, trained once more, came out otherwise.
+        """
+        scores = self.scores()
+        candidates = [score for score in scores if score.phase == scores[-1].phase and score.is_candidate]
+        best = candidates[select(self.selector, candidates)]
+        if (chosen["phase"], chosen["epoch"]) != (best.phase, best.epoch):
+            raise ConfigError(
+                f"run {self.folder.name}: the selector chooses epoch {best.epoch + 1}, but {self.selected_file} is of"
+                f" epoch {chosen['epoch'] + 1}, which was trained again after a kill and came out otherwise on this"
+                " machine; start over with --fresh"
+            )
 
     def _save(self, path: Path, state: Mapping[str, Any]) -> None:
         checkpoint.save(path, {"run": self.folder.name, **state})

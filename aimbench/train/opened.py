@@ -1,18 +1,24 @@
 """A finished or stopped run, opened again with one of its checkpoints."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 
 from aimbench.errors import ConfigError
-from aimbench.record import Definition, with_later
+from aimbench.record import ROUNDING_TIPS, Definition, Record, with_later
 from aimbench.train import checkpoint
 from aimbench.train.attributions import DEFAULT
+from aimbench.train.evaluate import BATCH, evaluated_positions
 from aimbench.train.experiment import Experiment, Request
 from aimbench.train.loop import Trainer
 from aimbench.train.progress import Reporter
 from aimbench.train.registry import later_settings
+
+_COMPARED = 256
+"""Test samples that tell one training from another."""
 
 
 def open_run(run: str, *, data_root: Path, runs_root: Path, cards: Path | None = None) -> tuple[Experiment, Trainer]:
@@ -114,6 +120,45 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
         raise ConfigError(f"checkpoint {file} does not fit run {definition.id}: {problem}") from error
     trainer.model.eval()
     return experiment, trainer
+
+
+def check_tells_of(record: Record, said: Mapping[str, int], experiment: Experiment, trainer: Trainer) -> None:
+    """Checks that an opened run is the very one that a record tells of, before anything is added to the record.
+
+    A run that was made again has the same id, and may have come out otherwise on another machine.
+
+    Args:
+        record: of the registry.
+        said: class index that the record holds for each test sample, by key.
+        experiment: the run.
+        trainer: with the model that its selector chose.
+
+    Raises:
+        ConfigError: the run is just being made again, kept another epoch, or answers otherwise.
+    """
+    mend = "name the registry that has this run's own record with --results"
+    if experiment.is_rerun:
+        raise ConfigError(f"run {record.id} is being made again in {experiment.folder}; finish 'run --rerun' first")
+    chosen = trainer.chosen()
+    if record.selected and any(chosen[key] != record.selected[key] for key in ("phase", "epoch")):
+        raise ConfigError(
+            f"run {record.id} in {experiment.folder} kept epoch {chosen['epoch'] + 1}, but its record tells of epoch"
+            f" {record.selected['epoch'] + 1}; {mend}"
+        )
+    data, fabric = trainer.data, trainer.fabric
+    source = data.photographs("test", BATCH, region=True)
+    order = evaluated_positions(len(source), _COMPARED)
+    keys = data.dataset.split("test").keys
+    others = 0
+    with torch.no_grad(), fabric.autocast():
+        for batch in source.epoch(order, seed=0):
+            predicted = trainer.model(batch.to(fabric.device, channels_last=True)).logits.argmax(dim=1)
+            others += sum(said.get(keys[i]) != p for i, p in zip(batch.index.tolist(), predicted.tolist(), strict=True))
+    if others > ROUNDING_TIPS * len(order):
+        raise ConfigError(
+            f"run {record.id} in {experiment.folder} predicts another class than its record on {others} of"
+            f" {len(order)} test samples, so the record tells of another training; {mend}"
+        )
 
 
 def _is_plain(run: str) -> bool:

@@ -19,6 +19,7 @@ from aimbench.models.classifier import Classifier, Output
 from aimbench.train.config import TrainConfig
 from aimbench.train.progress import Reporter
 from aimbench.train.sources import RunData
+from aimbench.whole_files import whole_file
 
 _HEAD = "head "
 
@@ -189,6 +190,5 @@ def all_rows(mine: npt.NDArray[np.int64], columns: Mapping[str, list[Tensor]]) -
 
 
 def _save(path: Path, **arrays: npt.NDArray[np.generic]) -> None:
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    with whole_file(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]

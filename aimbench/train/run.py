@@ -1,7 +1,9 @@
 """What a method's phases may ask of the run they belong to."""
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -18,6 +20,7 @@ from aimbench.train.config import TrainConfig
 from aimbench.train.method import Regime
 from aimbench.train.predictions import Embeddings, Predictions
 from aimbench.train.progress import Reporter
+from aimbench.whole_files import whole_file
 
 METHOD_SPLITS = ("train", "val")
 T = TypeVar("T", Predictions, Embeddings)
@@ -130,13 +133,12 @@ class Run:
             raise ConfigError(f"'{name}' maps the training images in one process; run it with --devices 1")
         path = self._artifacts / f"{self._phase}-{name}.npy"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             with self._engine.selected() as model:
                 rows = [function(model, batch).detach().cpu() for batch in self._engine.maps("train")]
-            partial = path.with_suffix(".partial.npy")
-            np.save(partial, torch.cat(rows).numpy())
-            partial.replace(path)
-        return torch.from_numpy(np.load(path))
+            with whole_file(path) as file:
+                np.save(file, torch.cat(rows).numpy())
+        with _names_damage(path):
+            return torch.from_numpy(np.load(path, allow_pickle=False))
 
     def finished(self, phase: str) -> None:
         """Told by the engine when a phase has ended."""
@@ -147,11 +149,19 @@ class Run:
         if not path.exists():
             value = compute()  # by all processes together
             if is_first():
-                path.parent.mkdir(parents=True, exist_ok=True)
                 value.save(path)
             wait()
-        return kind.load(path)
+        with _names_damage(path):
+            return kind.load(path)
 
     def _must_train_on_val(self, what: str) -> None:
         if self._regime.train != "val_groups":
             raise RegimeError(f"{what} was asked for, but the method's regime does not train on the validation split")
+
+
+@contextmanager
+def _names_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, EOFError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(f"{path} is damaged ({error}); remove it, and the run computes it again") from error

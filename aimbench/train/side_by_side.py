@@ -66,6 +66,7 @@ def draw_runs(
     labels = _labels([experiment for experiment, _ in opened])
     say_left_out(first, split, max_groups)
     paths = []
+    names = _file_names(first.dataset.manifest.groups)
     chosen = np.array(choose_positions(group, per_group, max_groups))
     for value in np.unique(group[chosen]):
         positions = chosen[group[chosen] == value].tolist()
@@ -73,9 +74,17 @@ def draw_runs(
             label: explain_samples(experiment, trainer, split, positions)
             for label, (experiment, trainer) in zip(labels, opened, strict=True)
         }
-        name = re.sub(r"[^a-z0-9]+", "-", first.dataset.manifest.groups[int(value)].lower()).strip("-")
+        name = names[int(value)]
         paths.append(draw_compared(compared, out.with_stem(f"{out.stem}-{name}")))
     return paths
+
+
+def _file_names(groups: Sequence[str]) -> list[str]:
+    """A word for each group that may stand in a file's name; with the group's number where two would have the same."""
+    words = [re.sub(r"[^a-z0-9]+", "-", group.lower()).strip("-") for group in groups]
+    return [
+        word if word and words.count(word) == 1 else f"{word}-{number}".strip("-") for number, word in enumerate(words)
+    ]
 
 
 def draw_compared(compared: Mapping[str, Sequence[Explained]], out: Path) -> Path:

@@ -75,6 +75,8 @@ def test_every_command_has_help_that_names_its_environment_variables(command: st
         (["--train", "haed"], "training setting 'train': Input should be 'head', 'last' or 'all' (got 'haed')"),
         (["--attributions", "gradcam,smoothgrda"], "unknown attribution 'smoothgrda': did you mean 'smoothgrad'"),
         (["--device", "gpu"], "--device gpu: give auto, cpu or cuda"),
+        (["--cache-gb", "inf"], "Invalid value for '--cache-gb'"),
+        (["--seed", str(2**64)], "Invalid value for '--seed'"),
         (["--selector", "lats"], "unknown selector 'lats': did you mean 'last'"),
         (["--weights", "absent.pt"], "weights file absent.pt does not exist"),
     ],

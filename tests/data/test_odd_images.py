@@ -10,6 +10,7 @@ from tiny_tree import write_card, write_tree
 
 from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset
+from aimbench.data.decode import _pixels
 from aimbench.data.export import export_image_folder
 from aimbench.data.samples import decode_mask, decode_rgb
 from aimbench.data.verify import verify
@@ -119,3 +120,11 @@ def test_decompression_bomb_is_refused(folder: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"corrupt or truncated.*exceeds limit"):
         build_mine(tmp_path)
+
+
+def test_a_picture_of_ones_own_that_is_a_bomb_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(buffer, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"sample huge: its image cannot be decoded"):
+        _pixels(buffer.getvalue(), "huge", "image", "RGB")

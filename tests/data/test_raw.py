@@ -208,3 +208,18 @@ def test_paths_in_data_files_stay_inside(tmp_path: Path, path: str) -> None:
 def test_raw_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         RawFolder(tmp_path / "nowhere", tmp_path)
+
+
+def test_a_zip_with_a_password_is_named(tmp_path: Path) -> None:
+    archive = tmp_path / "secret.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.txt", "data")
+    content = archive.read_bytes()
+    directory = content.index(b"PK\x01\x02")
+    content = bytearray(content)
+    content[6] |= 1  # the flag of encryption, in both headers
+    content[directory + 8] |= 1
+    archive.write_bytes(content)
+    (tmp_path / "t").mkdir()
+    with pytest.raises(DataError, match=r"secret\.zip"):
+        unpack(archive, tmp_path / "t")

@@ -136,3 +136,14 @@ def test_pandas_and_hugging_face_open_the_runs_in_one_line(store, tmp_path):
     assert sorted(loaded["id"]) == sorted(table["id"])
     predictions = pd.read_parquet(next(store.records.rglob("*.predictions.parquet")))
     assert len(predictions) == 8
+
+
+def test_what_belongs_to_no_record_is_not_read(bundle, tmp_path, monkeypatch):
+    with zipfile.ZipFile(bundle) as archive:
+        largest = max(info.file_size for info in archive.infolist())
+    monkeypatch.setattr("aimbench.results.bundle._MAX_BYTES", largest)
+    other = Store(tmp_path / "other")
+    added, _ = import_records(other, rewritten(bundle, lambda c: {**c, "junk.bin": bytes(2 * largest)}))
+    assert len(added) == len(other.paths()) > 0
+    with pytest.raises(RecordError, match="more than any record's file"):
+        import_records(other, rewritten(bundle, lambda c: {**c, "junk.json": bytes(2 * largest)}))

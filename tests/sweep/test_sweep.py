@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from aimbench.cli import app
 from aimbench.record import Record
 from aimbench.results.store import Store
+from aimbench.sweep.worker import Board, run_jobs
 
 TINY = "test_convnext.r160_in1k"
 
@@ -230,3 +233,16 @@ def test_a_sweep_that_is_ended_says_what_started_and_takes_its_workers_along(
     while workers() and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not workers()
+
+
+def test_a_job_that_another_only_looked_at_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, ran = SimpleNamespace(id="erm-0", is_done=False), []
+    monkeypatch.setattr("aimbench.sweep.worker._attempt", lambda job, board, reporter: ran.append(job.id))
+    board = Board(tmp_path / "sweeps" / "tiny")
+    worker = threading.Thread(target=run_jobs, args=([job], board))
+    with board.claim(job.id).acquire(timeout=0):
+        worker.start()
+        time.sleep(0.2)
+        assert not ran
+    worker.join()
+    assert ran == [job.id]

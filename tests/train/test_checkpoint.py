@@ -1,4 +1,5 @@
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,26 @@ def test_missing_and_truncated_checkpoints_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(ConfigError, match=r"last\.pt"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
+def test_a_checkpoint_whose_bytes_changed_is_refused(place: float, tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"w": torch.zeros(10_000)})
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"last\.pt cannot be read \(.*does not have the checksum"):
+        checkpoint.load(path)
+
+
+def test_damage_anywhere_in_a_checkpoint_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"w": torch.zeros(3), "log": [{"loss": 0.5}]})
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        content = bytearray(whole)
+        content[place] ^= 255
+        path.write_bytes(content)
+        with suppress(ConfigError):  # else it is a byte that nothing reads
+            assert checkpoint.load(path)["log"] == [{"loss": 0.5}]

@@ -18,7 +18,7 @@ from aimbench.train.explain import (
     extreme_positions,
 )
 from aimbench.train.opened import open_run
-from aimbench.train.side_by_side import draw_compared, draw_runs
+from aimbench.train.side_by_side import _file_names, draw_compared, draw_runs
 
 SLOW = pytest.mark.slow
 
@@ -169,3 +169,8 @@ def test_the_caption_names_what_a_picture_has() -> None:
     assert "red: predicted wrongly" in words
     assert "yellow: outline of the ground truth" in words
     assert "EPG: share" in words
+
+
+def test_every_group_has_a_picture_of_its_own() -> None:
+    assert _file_names(["Land bird", "Water bird"]) == ["land-bird", "water-bird"]
+    assert _file_names(["C+", "C-", "猫", "犬", "D"]) == ["c-0", "c-1", "2", "3", "d"]

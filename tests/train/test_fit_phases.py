@@ -14,6 +14,7 @@ from aimbench.metrics.groups import headline
 from aimbench.train import checkpoint
 from aimbench.train.api import Batch, Classifier, Fitted, Loss, Method, Phase, Predictions, Progress, Run
 from aimbench.train.optim import set_learning_rate
+from aimbench.train.run import _names_damage
 
 Define = Callable[..., type[Method]]
 
@@ -309,3 +310,48 @@ def test_the_selected_model_maps_the_photographs_and_the_last_one_goes_on(
     logits, last = seen
     assert torch.equal(logits, torch.tensor([[1.0, 0.0]]).expand(len(trial.dataset.split("train")), 2))
     assert set(last.prediction) == {1}
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_what_a_fit_logs_in_numpy_numbers_is_resumed_and_recorded(
+    kind: type[Any], define: Define, experiment: Callable[..., Any]
+) -> None:
+    class Logs(CrossEntropy):
+        """Logs a number of numpy's."""
+
+        def phases(self, run: Run) -> Iterator[Phase]:
+            def fit(model: Classifier, epoch: int) -> Fitted:
+                constant_head(model, epoch)
+                return Fitted(log={"penalty": kind(0.5)})
+
+            yield Phase(fit=fit, epochs=2)
+
+    define(Logs)
+    trial = experiment("made_up")
+    result = trial.run()
+    assert [entry["penalty"] for entry in checkpoint.load(trial.folder / "last.pt")["clock"]["log"]] == [0.5, 0.5]
+    assert '"penalty":0.5' in result.record.model_dump_json()
+
+
+def test_an_epoch_that_came_out_otherwise_after_a_kill_is_not_taken_for_the_chosen_one(
+    define: Define, experiment: Callable[..., Any]
+) -> None:
+    define(CrossEntropy)
+    trainer = experiment("made_up", training={"epochs": 2}).trainer()
+    trainer.fit()
+    state = trainer.chosen()
+    checkpoint.save(trainer.selected_file, {**state, "epoch": 1 - state["epoch"]})
+    again = experiment("made_up", training={"epochs": 2}).trainer()
+    with pytest.raises(ConfigError, match=r"the selector chooses epoch \d, but .*selected\.pt is of epoch \d"):
+        again.fit()
+
+
+def test_a_damaged_artifact_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "val.npz"
+    path.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"val\.npz is damaged"), _names_damage(path):
+        Predictions.load(path)
+    Predictions(np.zeros(900, np.int64), np.zeros(900, np.int64), np.zeros(900, np.float32)).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(ConfigError, match="remove it, and the run computes it again"), _names_damage(path):
+        Predictions.load(path)

@@ -19,6 +19,7 @@ from aimbench.metrics.perturbations import noise_on_object
 from aimbench.metrics.probe_words import probe_words
 from aimbench.results.store import Store
 from aimbench.results.validate import check_record
+from aimbench.train import checkpoint
 from aimbench.train.evaluate import evaluated_positions
 from aimbench.train.probes import _faithfulness, noisy, probe, relative_foreground_sensitivity, summarise
 
@@ -159,3 +160,33 @@ def test_grey_outside_ones_own_masks_keeps_what_any_of_them_opens(
     opened = [F.interpolate(m, size=batch.image.shape[-2:], mode="nearest-exact")[:, 0] > 0 for m in masks]
     assert not torch.equal(opened[0], opened[1])
     torch.testing.assert_close(kept[0], opened[0] | opened[1])
+
+
+def test_another_training_of_the_run_is_not_written_into_its_record(
+    experiment: Callable[..., Any],
+    mini_root: Path,
+    tmp_path: Path,
+    command: Callable[..., tuple[int, str, str]],
+) -> None:
+    trial = experiment("erm", training={"epochs": 2})
+    result = trial.run()
+    store = Store(tmp_path / "results")
+    path = store.write_run(result.record, result.files)
+    before = path.read_bytes()
+    roots = ["--data", str(mini_root), "--runs", str(tmp_path / "runs"), "--results", str(store.root)]
+
+    def refused() -> str:
+        status, _, error = command("probe", trial.id, *roots, "--samples", "8", "--tests", "greyed")
+        assert status == 2
+        assert path.read_bytes() == before
+        return error
+
+    (trial.folder / "rerun").touch()
+    assert "is being made again" in refused()
+    (trial.folder / "rerun").unlink()
+    chosen = checkpoint.load(trial.folder / "selected.pt")
+    checkpoint.save(trial.folder / "selected.pt", {**chosen, "epoch": 1 - chosen["epoch"]})
+    assert "but its record tells of epoch" in refused()
+    turned = {name: -value if name.startswith("head.") else value for name, value in chosen["model"].items()}
+    checkpoint.save(trial.folder / "selected.pt", {**chosen, "model": turned})
+    assert "so the record tells of another training" in refused()
