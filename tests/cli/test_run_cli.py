@@ -75,8 +75,6 @@ def test_every_command_has_help_that_names_its_environment_variables(command: st
         (["--train", "haed"], "training setting 'train': Input should be 'head', 'last' or 'all' (got 'haed')"),
         (["--attributions", "gradcam,smoothgrda"], "unknown attribution 'smoothgrda': did you mean 'smoothgrad'"),
         (["--device", "gpu"], "--device gpu: give auto, cpu or cuda"),
-        (["--cache-gb", "inf"], "Invalid value for '--cache-gb'"),
-        (["--seed", str(2**64)], "Invalid value for '--seed'"),
         (["--selector", "lats"], "unknown selector 'lats': did you mean 'last'"),
         (["--weights", "absent.pt"], "weights file absent.pt does not exist"),
     ],
@@ -188,3 +186,11 @@ def test_a_run_remembers_the_cards_that_the_environment_names(
     assert aimbench(*words, monkeypatch=monkeypatch) == 0
     (request,) = (tmp_path / "runs").rglob("request.json")
     assert json.loads(request.read_text())["cards"] == str(cards)
+
+
+@pytest.mark.parametrize("words", [["--cache-gb", "inf"], ["--seed", str(2**64)]])
+def test_a_number_out_of_range_is_no_traceback(words: list[str]) -> None:
+    result = CliRunner().invoke(app, ["run", "--method", "erm", "--dataset", "waterbirds@mini", *words])
+    assert result.exit_code == 2
+    assert words[0] in result.output
+    assert "less than or equal to" in result.output
