@@ -7,7 +7,6 @@ with the ERM and the oracle of its own training settings, or with the only ones 
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -74,13 +73,13 @@ def make_evidence(table: Table, runs: Iterable[Digest]) -> list[Evidence]:
     if not any(row.method == BASELINE for row in table.rows):
         return []
     titles = {column.key: column.title for column in table.columns}
-    references = _References(members)
     found = []
     for metric in (key for key in _METRICS if key in titles):
+        references = _References(members, metric)
         for row, of_row in sorted(members, key=lambda member: member[0].method != BASELINE):
             if metric not in row.cells:
                 continue
-            erm, control, oracle = (references.of(row, name, metric) for name in (BASELINE, CONTROL, ORACLE))
+            erm, control, oracle = (references.of(row, name) for name in (BASELINE, CONTROL, ORACLE))
             if of_row is erm:
                 found.append(Evidence(row, metric, titles[metric], None, None, None))
                 continue
@@ -113,28 +112,29 @@ def paired_difference(runs: Iterable[Digest], base: Iterable[Digest], metric: st
 
 
 class _References:
-    """The runs that rows are held against, by method and settings, so that a table of many rows is gone over once."""
+    """The runs that a metric's rows are held against, chosen once for all rows of the same settings.
 
-    def __init__(self, members: Iterable[tuple[Row, list[Digest]]]) -> None:
-        self._same: dict[tuple[str, str], list[list[Digest]]] = defaultdict(list)
-        self._alike: dict[tuple[str, str], list[list[Digest]]] = defaultdict(list)
+    Of several of a method, those with most seeds, and of these the strongest by the metric's mean: a gain over a weak
+    ERM is no evidence.
+    """
+
+    def __init__(self, members: Iterable[tuple[Row, list[Digest]]], metric: str) -> None:
+        self._same: dict[tuple[str, str], list[Digest]] = {}
+        self._alike: dict[tuple[str, str], list[Digest]] = {}
         for row, runs in members:
             # The inverse of the oracle, which pools outside the object, is no ceiling.
             if row.method in (BASELINE, CONTROL, ORACLE) and not runs[0].config.get("inverse"):
-                self._same[row.method, row.settings].append(runs)
-                self._alike[row.method, _untuned(row)].append(runs)
+                for chosen, settings in ((self._same, row.settings), (self._alike, _untuned(row))):
+                    earlier = chosen.get((row.method, settings), [])
+                    chosen[row.method, settings] = max(earlier, runs, key=lambda of: (len(of), _mean(of, metric)))
 
-    def of(self, row: Row, method: str, metric: str) -> list[Digest]:
+    def of(self, row: Row, method: str) -> list[Digest]:
         """Returns the runs of a method that ``row`` is held against; none if it was not run.
 
         Those of the row's own settings or, where trials chose the rates of each method, those that differ in nothing
-        else. Of several, those with most seeds, and of these the strongest by the metric's mean: a gain over a weak
-        ERM is no evidence.
+        else.
         """
-        candidates = self._same.get((method, row.settings)) or self._alike.get((method, _untuned(row)), [])
-        if len(candidates) == 1:
-            return candidates[0]
-        return max(candidates, key=lambda runs: (len(runs), _mean(runs, metric)), default=[])
+        return self._same.get((method, row.settings)) or self._alike.get((method, _untuned(row)), [])
 
 
 def _mean(runs: Iterable[Digest], metric: str) -> float:

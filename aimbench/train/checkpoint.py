@@ -33,11 +33,7 @@ def load(path: Path, run: str | None = None) -> dict[str, Any]:
             plain data.
     """
     try:
-        if zipfile.is_zipfile(path):  # torch does not compare the checksums that it writes
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} does not have the checksum it was saved with")
+        _check_sums(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"checkpoint {path} does not exist; run the experiment first") from error
@@ -53,6 +49,16 @@ def load(path: Path, run: str | None = None) -> dict[str, Any]:
     if run is not None and state.get("run", run) != run:
         raise ConfigError(f"checkpoint {path} is that of run {state['run']}, not of {run}; put the run's own back")
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """Compares the checksums that torch writes into its zip and does not look at again."""
+    if not zipfile.is_zipfile(path):
+        return  # missing, truncated, or of another format: torch says which
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} does not have the checksum it was saved with")
 
 
 def random_state() -> dict[str, Any]:

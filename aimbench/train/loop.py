@@ -1,7 +1,7 @@
 """The training loop: phases and epochs. Kill it anywhere; it goes on where the last epoch ended."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -276,9 +276,9 @@ class Trainer:
         scores = self.scores()
         model = self._run_model.state()
         self.clock.wall = self.earlier_seconds + time.perf_counter() - self._started
-        candidates = [s for s in scores if s.phase == phase.name and s.is_candidate]
+        best = self._best(scores)
         if is_first():
-            if not candidates or candidates[select(self.selector, candidates)].epoch == epoch:
+            if best is None or best.epoch == epoch:
                 self._save(self.selected_file, {"model": model, "phase": phase.name, "epoch": epoch})
             self._save(
                 self.last_file,
@@ -302,14 +302,18 @@ class Trainer:
         """Headline metrics of every epoch so far, in order."""
         return self.epochs.scores(self.data.dataset)
 
+    def _best(self, scores: Sequence[EpochScore]) -> EpochScore | None:
+        """What the selector chooses of the phase that was trained last; None before its first candidate."""
+        candidates = [score for score in scores if score.phase == scores[-1].phase and score.is_candidate]
+        return candidates[select(self.selector, candidates)] if candidates else None
+
     def _check_is_selected(self, chosen: Mapping[str, Any]) -> None:
         """Checks that the checkpoint kept is that of the epoch which the selector chooses of all of the last phase.
 
         Else a session was killed when it had just chosen an epoch which, trained once more, came out otherwise.
         """
-        scores = self.scores()
-        candidates = [score for score in scores if score.phase == scores[-1].phase and score.is_candidate]
-        best = candidates[select(self.selector, candidates)]
+        best = self._best(self.scores())
+        assert best is not None  # a phase's last epoch is always a candidate
         if (chosen["phase"], chosen["epoch"]) != (best.phase, best.epoch):
             raise ConfigError(
                 f"run {self.folder.name}: the selector chooses epoch {best.epoch + 1}, but {self.selected_file} is of"
