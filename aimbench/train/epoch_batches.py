@@ -12,6 +12,7 @@ from aimbench.data.stream import StreamSource
 from aimbench.errors import ConfigError
 from aimbench.train.config import TrainConfig
 from aimbench.train.phase import Phase
+from aimbench.train.phase_check import check_positions
 from aimbench.train.sources import RunData
 
 
@@ -37,7 +38,7 @@ def epoch_batches(data: RunData, phase: Phase, config: TrainConfig, seed: int) -
         seed: of this epoch.
 
     Raises:
-        ConfigError: the phase chooses samples, which a stream cannot.
+        ConfigError: the phase chooses samples, which a stream cannot, or an order of none that there are.
     """
     source = data.training(augment=config.augment, images=phase.images)
     if isinstance(source, StreamSource):
@@ -52,6 +53,8 @@ def epoch_batches(data: RunData, phase: Phase, config: TrainConfig, seed: int) -
     else:
         if phase.order is not None:
             order = phase.order(np.random.default_rng(seed))
+            if problem := check_positions(order, "order", len(source)):
+                raise ConfigError(f"phase '{phase.name}': {problem}")
         else:
             order = epoch_order(len(source), seed, weights=phase.weights, subset=phase.subset)
         size = len(order)

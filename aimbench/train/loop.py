@@ -26,6 +26,7 @@ from aimbench.train.epochs import EpochStore
 from aimbench.train.method import Method
 from aimbench.train.optim import make_optimizer, set_trainable
 from aimbench.train.phase import Fitted, Phase
+from aimbench.train.phase_check import check_phase
 from aimbench.train.predictions import Embeddings, Inference, Predictions
 from aimbench.train.progress import Reporter
 from aimbench.train.run import Run
@@ -128,12 +129,18 @@ class Trainer:
             self,
         )
         names: set[str] = set()
+        size = len(self.data.dataset.split("train"))
         for number, phase in enumerate(self.method.phases(run)):
+            check_phase(phase, self.method.name, size)
             if phase.name in names:
                 raise ConfigError(f"method '{self.method.name}' has two phases called '{phase.name}'; rename one")
             names.add(phase.name)
             self._run_phase(number, phase)
             run.finished(phase.name)
+        if not names:
+            raise ConfigError(
+                f"method '{self.method.name}' has no phase: its phases must yield at least one Phase(...)"
+            )
         chosen = self.chosen()
         self._check_is_selected(chosen)
         self.load_state(chosen["model"])

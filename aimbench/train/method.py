@@ -50,9 +50,9 @@ class Regime(BaseModel):
 
 
 class MethodConfig(BaseModel):
-    """Base of every method's settings; unknown ones are refused."""
+    """Base of every method's settings; unknown ones, infinity and NaN are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Method:
@@ -145,7 +145,9 @@ class Method:
 
     def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
         """What to minimise: a scalar, or a mapping with ``loss`` and further scalars to log."""
-        raise NotImplementedError
+        raise ConfigError(
+            f"method '{self.name}' has no loss: define loss(self, model, batch, progress) in {type(self).__module__}"
+        )
 
     def learning_rates(self) -> Mapping[str, float]:
         """Factors on the learning rate by prefix of the head's parameter names, e.g. ``{"masks": 0.1}``."""

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from aimbench.models.classifier import Classifier
 from aimbench.train.predictions import Predictions
 
+Start = Literal["pretrained", "current", "new_head"]
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -51,11 +53,11 @@ class Phase:
 
     Attributes:
         name: unique within the method; names its checkpoints and curves.
-        epochs: None takes the run's number of epochs.
+        epochs: at least 1; None takes the run's number of epochs.
         start: ``current`` goes on from the last phase; ``pretrained`` builds backbone and head anew;
             ``new_head`` builds the head anew on the last phase's backbone.
-        weights: ``(N_train,)`` sampling weights, drawn with replacement; None shuffles.
-        subset: positions of the training split to train on; a repeated position is a repeated sample.
+        weights: ``(N_train,)`` sampling weights, 0 or more, drawn with replacement; None shuffles.
+        subset: positions of the training split to train on, at least one; a repeated position is a repeated sample.
         order: positions of one epoch, from a generator that the engine seeds; instead of ``weights`` and
             ``subset``. Consecutive positions make a batch.
         settings: training settings that this phase changes, e.g. ``{"lr": 1e-4}``; see ``config.for_phase`` for
@@ -72,7 +74,7 @@ class Phase:
 
     name: str = "train"
     epochs: int | None = None
-    start: Literal["pretrained", "current", "new_head"] = "current"
+    start: Start = "current"
     weights: npt.NDArray[np.float64] | None = None
     subset: npt.NDArray[np.int64] | None = None
     order: Callable[[np.random.Generator], npt.NDArray[np.int64]] | None = None

@@ -116,10 +116,9 @@ class Steps:
         values = {"loss": result} if isinstance(result, Tensor) else dict(result) if isinstance(result, Mapping) else {}
         loss = values.get("loss")
         if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
-            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) and loss.ndim else type(result).__name__
             raise ConfigError(
-                f"method '{self._method.name}': its loss returned {kind}; return one number that depends on the model,"
-                " or a mapping with it under 'loss'"
+                f"method '{self._method.name}': its loss returned {_in_words(result, loss)}; return one number that"
+                " depends on the model, or a mapping with it under 'loss'"
             )
         for name, value in values.items():
             if not isinstance(value, Tensor) or value.ndim != 0:
@@ -128,6 +127,12 @@ class Steps:
                     " wrap it with torch.tensor"
                 )
         return values
+
+
+def _in_words(result: Any, loss: Any) -> str:
+    if not isinstance(loss, Tensor):
+        return type(result).__name__
+    return f"shape {tuple(loss.shape)}" if loss.ndim else "a number without a gradient"
 
 
 class _Seen:

@@ -21,9 +21,9 @@ def binary_gumbel(logits: Tensor, temperature: float, *, noise: bool = True) -> 
         0 or 1, shaped like ``logits``.
     """
     dtype = logits.dtype
+    # In half precision a logit of 6 would never close, drawn or by its gradient: no noise so large, a sigmoid of 1.
+    logits = logits.to(torch.promote_types(dtype, torch.float32))
     if noise:
-        # In half precision the noise would have no tails: a logit of 6 would never close.
-        logits = logits.to(torch.promote_types(dtype, torch.float32))
         uniform = uniform_like(logits).clamp_(1e-6, 1 - 1e-6)
         logits = logits + torch.log(uniform) - torch.log1p(-uniform)
     soft = torch.sigmoid(logits / temperature)

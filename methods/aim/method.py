@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aimbench.methods.aim.config import AIMConfig
-from aimbench.methods.aim.loss import aim_loss, is_noisy, temperature
+from aimbench.methods.aim.loss import aim_loss, epochs_of, is_noisy, temperature
 from aimbench.methods.aim.model import AIMHead
 from aimbench.methods.aim.presets import ENERGY, PRESETS
 from aimbench.train.api import (
@@ -47,7 +47,7 @@ class AIM(Method):
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The top-down path with its masks and classifiers."""
-        if self.config.objectness:
+        if self.config.objectness and self.config.masks == "learned":
             pyramid.check_energy(f"set objectness=0 for method '{self.name}'")
         standardize = frozen if self.config.standardize is None else self.config.standardize
         given = "mask" in self.regime.fields
@@ -55,7 +55,7 @@ class AIM(Method):
 
     def phases(self, run: Run) -> Iterator[Phase]:
         """One phase. While the target area falls or masks are drawn, the model is not yet AIM's and is no candidate."""
-        yield Phase(candidates_from=math.ceil(self._settled_from() * run.config.epochs))
+        yield Phase(candidates_from=math.ceil(epochs_of(self._settled_from(), run.config.epochs)))
 
     def loss(self, model: Classifier, batch: Batch, progress: Progress) -> Loss:
         """Cross-entropies of all classifiers plus the active-area term."""

@@ -78,6 +78,18 @@ def test_half_precision_draws_as_often_as_single() -> None:
     assert (1 - draws[1].float()).mean().item() == pytest.approx(rare, abs=3e-4)
 
 
+@pytest.mark.parametrize("noise", [True, False])
+def test_half_precision_has_the_gradient_of_single(noise: bool) -> None:
+    """A position with a logit of 8 closes slowly, but it can: in half precision its sigmoid is exactly 1."""
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float32):
+        torch.manual_seed(0)
+        logits = torch.tensor([-8.0, 0.0, 8.0], dtype=dtype, requires_grad=True)
+        gradients += torch.autograd.grad(binary_gumbel(logits, 1.0, noise=noise).sum(), logits)
+    torch.testing.assert_close(gradients[0].float(), gradients[1], rtol=0.01, atol=0)
+    assert gradients[0].min() > 0
+
+
 def test_gradient_of_a_sampled_decision_is_the_soft_ones() -> None:
     logits = torch.linspace(-3, 3, 50, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(3)
@@ -162,6 +174,21 @@ def test_epochs_with_a_falling_target_are_no_candidates() -> None:
     assert first_candidate(masks="open") == 0
 
 
+@pytest.mark.parametrize(("share", "epochs", "first"), [(0.28, 25, 7), (0.07, 100, 7), (0.29, 25, 8)])
+def test_a_share_that_is_a_whole_number_of_epochs_is_that_number(share: float, epochs: int, first: int) -> None:
+    """0.28 * 25 is a little more than 7, which would make an eighth epoch of it."""
+
+    class Run:
+        class config:
+            pass
+
+    Run.config.epochs = epochs  # type: ignore[attr-defined]
+    config = AIMConfig(anneal=False, noise_until=share)
+    (phase,) = AIM(config).phases(Run())  # type: ignore[arg-type]
+    assert phase.candidates_from == first
+    assert [is_noisy(config, epoch(number, epochs)) for number in (first - 1, first)] == [True, False]
+
+
 # The network
 
 
@@ -227,24 +254,27 @@ def _outputs(head: AIMHead, features: list[Tensor], monkeypatch: pytest.MonkeyPa
     return output
 
 
-def test_sizes_that_do_not_divide_are_fused_as_maps(pyramid: FeaturePyramid) -> None:
-    """Nearest upsampling from 2 to 5 rows repeats rows unequally, so a mean would be wrong."""
+@pytest.mark.parametrize("size", [(5, 5), (5, 4), (4, 5)])
+def test_sizes_that_do_not_divide_are_fused_as_maps(size: tuple[int, int], pyramid: FeaturePyramid) -> None:
+    """Nearest upsampling from 2 to 5 rows or columns repeats them unequally, so a mean would be wrong."""
     torch.manual_seed(0)
     config = AIMConfig(stop_stage=2, width=8, mask_width=4, masks="open", pool="all")
     head = AIMHead(pyramid, 5, config, standardize=False).eval()
     features = features_of(pyramid, (20, 10, 5, 2))
+    features[2] = features[2][:, :, : size[0], : size[1]]
     coarse, fine = head.topdown["stage3"], head.topdown["stage2"]
     with torch.no_grad():
         top = coarse.branch.smooth(coarse.branch.lateral(features[3]))
-        fused = fine.branch.smooth(fine.branch.lateral(features[2])) + F.interpolate(top, size=(5, 5), mode="nearest")
+        fused = fine.branch.smooth(fine.branch.lateral(features[2])) + F.interpolate(top, size=size, mode="nearest")
         expected = head.final(fused.mean(dim=(2, 3)))
         torch.testing.assert_close(head(features).logits, expected)
 
 
-def test_one_mask_for_all_channels_zeroes_what_it_closes(pyramid: FeaturePyramid) -> None:
+@pytest.mark.parametrize("loss_on", ["masked", "fused"])
+def test_one_mask_for_all_channels_zeroes_what_it_closes(loss_on: str, pyramid: FeaturePyramid) -> None:
     """The equations, written out: T = conv3x3(conv1x1(S)), O = T * B, F = O + upsample(F')."""
     torch.manual_seed(0)
-    config = AIMConfig(stop_stage=2, width=8, mask_width=4, pool="active")
+    config = AIMConfig(stop_stage=2, width=8, mask_width=4, pool="active", loss_on=loss_on)  # type: ignore[arg-type]
     features = features_of(pyramid, (16, 8, 4, 2))
     head = half_open(AIMHead(pyramid, 5, config, standardize=False), features)
     with torch.no_grad():
@@ -256,13 +286,14 @@ def test_one_mask_for_all_channels_zeroes_what_it_closes(pyramid: FeaturePyramid
             assert torch.equal(output.masks[name], binary)
             assert binary.shape == (3, 1, *features[index].shape[-2:])
             masked[name] = stage.branch.smooth(stage.branch.lateral(features[index])) * binary
-            active = binary.sum(dim=(2, 3)).clamp(min=1)
-            pooled = masked[name].sum(dim=(2, 3)) / active
-            torch.testing.assert_close(output.stage_logits[name], head.classifiers[name](pooled))
+            if loss_on == "masked" or index == 3:
+                pooled = masked[name].sum(dim=(2, 3)) / binary.sum(dim=(2, 3)).clamp(min=1)
+                torch.testing.assert_close(output.stage_logits[name], head.classifiers[name](pooled))
         fused = masked["stage2"] + F.interpolate(masked["stage3"], scale_factor=2, mode="nearest")
         reached = torch.maximum(output.masks["stage2"], F.interpolate(output.masks["stage3"], scale_factor=2))
         pooled = fused.sum(dim=(2, 3)) / reached.sum(dim=(2, 3)).clamp(min=1)
-        torch.testing.assert_close(output.logits, head.final(pooled))
+        reads_fused = head.final if loss_on == "masked" else head.classifiers["stage2"]
+        torch.testing.assert_close(output.logits, reads_fused(pooled))
 
 
 @pytest.mark.parametrize("pool", ["all", "active"])
@@ -308,6 +339,7 @@ def test_evaluation_has_no_noise_and_training_has(pyramid: FeaturePyramid) -> No
     first, second = head(features), head(features)
     assert torch.equal(first.logits, second.logits)
     assert torch.equal(first.masks["stage3"], first.mask_probabilities["stage3"] > 0.5)
+    assert not first.masks["stage3"].requires_grad, "an attribution would pass through the estimator"
     head.train()
     draws = [head(features).masks["stage3"] for _ in range(8)]
     assert any(not torch.equal(a, b) for a, b in itertools.pairwise(draws))
@@ -474,18 +506,42 @@ def test_the_papers_presets_have_none_of_our_own_choices() -> None:
 # Beyond the paper
 
 
+def test_a_finer_stages_mask_gets_the_energy_of_s3_between_its_positions(pyramid: FeaturePyramid) -> None:
+    torch.manual_seed(0)
+    features = features_of(pyramid, (16, 8, 4, 2))
+    head = AIMHead(pyramid, 3, AIMConfig(stop_stage=2, objectness=2.0, mask_width=4), standardize=False).eval()
+    logits = torch.logit(head(features).mask_probabilities["stage2"].double())
+    plain = head.topdown["stage2"].mask(features[2]).double()
+    e = energy(features[3])[:, 0].double()
+    assert e.std() > 0.5
+    # Positions of 4 x 4 over 2 x 2: the centres of the first column are outside, the second's a quarter of the way.
+    weights = torch.tensor([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]], dtype=torch.float64)
+    torch.testing.assert_close(logits - plain, 2 * (weights @ e @ weights.T)[:, None], atol=1e-3, rtol=1e-3)
+
+
 def test_energy_is_the_standardised_log_of_the_root_mean_square() -> None:
     feature = torch.tensor([[[[1.0, math.e]], [[1.0, math.e]]]])  # two channels, two positions: log rms 0 and 1
     assert energy(feature).flatten().tolist() == pytest.approx([-1.0, 1.0])
     assert torch.isfinite(energy(torch.zeros(1, 2, 3, 3))).all()
 
 
-def test_objectness_adds_the_energy_to_the_mask_logits(pyramid: FeaturePyramid) -> None:
-    features = features_of(pyramid, (20, 10, 5, 5))
+def train_statistics(head: nn.Module, features: list[Tensor]) -> None:
+    """Shows a head a batch in training, so that to standardise is not to do nothing."""
+    with torch.no_grad():
+        for _ in range(20):
+            head.train()(features)
+    head.eval()
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_objectness_adds_the_energy_to_the_mask_logits(standardize: bool, pyramid: FeaturePyramid) -> None:
+    """Of S3 as the backbone gives it: standardised channels have no more energy at one position than at another."""
+    features = [feature * 2 + 1 for feature in features_of(pyramid, (20, 10, 5, 5))]
     logits = []
     for weight in (0.0, 3.0):
         torch.manual_seed(0)
-        head = AIMHead(pyramid, 3, AIMConfig(stop_stage=3, objectness=weight), standardize=False).eval()
+        head = AIMHead(pyramid, 3, AIMConfig(stop_stage=3, objectness=weight), standardize=standardize)
+        train_statistics(head, features)
         logits.append(torch.logit(head(features).mask_probabilities["stage3"].double()))
     torch.testing.assert_close(logits[1] - logits[0], 3 * energy(features[3]).double(), atol=1e-3, rtol=1e-3)
 
@@ -500,6 +556,30 @@ def test_backbone_features_under_an_open_mask_are_erms(pyramid: FeaturePyramid) 
     assert expected is not None
     assert (expected - features[3].mean(dim=(2, 3))).abs().max() > 0.1  # this network normalises after pooling
     torch.testing.assert_close(head(features).logits, erm(features).logits)
+
+
+@pytest.mark.parametrize(("features", "name"), [("backbone", "stage3"), ("both", "own")])
+def test_a_classifier_on_s3_standardises_what_it_has_pooled_as_erm_does(
+    features: str, name: str, pyramid: FeaturePyramid
+) -> None:
+    torch.manual_seed(0)
+    maps = [feature * 2 + 1 for feature in features_of(pyramid, (20, 10, 5, 5))]
+    config = AIMConfig(features=features, width=8, mask_width=4)  # type: ignore[arg-type]
+    head = AIMHead(pyramid, 3, config, standardize=True)
+    train_statistics(head, maps)
+    output = half_open(head, maps)(maps)
+    mask = output.masks["stage3"]
+    assert 0 < mask.mean() < 1
+    pooled = pyramid.embed_mean((maps[3] * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1))
+    standardised, linear = head.own if name == "own" else head.classifiers[name]
+    mean, scale = standardised.statistics()
+    assert scale.min() < 0.9
+    torch.testing.assert_close(output.stage_logits[name], linear((pooled - mean) / scale))
+
+
+def test_a_classifier_on_topdown_features_does_not_standardise_again(pyramid: FeaturePyramid) -> None:
+    head = AIMHead(pyramid, 3, AIMConfig(width=8, mask_width=4), standardize=True)
+    assert isinstance(head.classifiers["stage3"], nn.Linear)
 
 
 @pytest.mark.parametrize("predict_from", ["mean", "coarsest"])
@@ -598,6 +678,8 @@ def test_rates_and_standardisation_are_the_stated_ones(pyramid: FeaturePyramid) 
     for frozen, kind in ((True, Standardize), (False, nn.Identity)):
         head = AIM(AIMConfig()).build(pyramid, 2, frozen=frozen)
         assert isinstance(head.topdown["stage3"].standardize, kind)  # type: ignore[operator,index,union-attr]
+        asked = AIM(AIMConfig(standardize=not frozen)).build(pyramid, 2, frozen=frozen)
+        assert not isinstance(asked.topdown["stage3"].standardize, kind)  # type: ignore[operator,index,union-attr]
 
 
 def test_the_prior_passes_no_gradient_to_the_backbone(pyramid: FeaturePyramid) -> None:

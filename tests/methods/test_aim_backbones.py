@@ -1,11 +1,13 @@
 """AIM and ERM train on every family of backbones; what AIM adds to ConvNeXt-T is what the paper states."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from aimbench.data.batch import Batch
+from aimbench.errors import ConfigError
 from aimbench.methods.aim.config import AIMConfig
 from aimbench.methods.aim.method import AIM
 from aimbench.methods.aim.model import AIMHead
@@ -107,3 +109,11 @@ def test_a_vits_masks_reach_the_picture_at_its_own_resolution() -> None:
     explanation = method.explain(output)
     assert explanation is not None
     assert explanation.shape == (1, 14, 14)
+
+
+def test_masks_that_are_not_learned_read_no_energy_of_a_vit() -> None:
+    pyramid = create_pyramid("deit_tiny_patch16_224")
+    for masks, refused in (("learned", True), ("open", False)):
+        method = AIM(AIMConfig(objectness=1.0, masks=masks))  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="set objectness=0") if refused else nullcontext():
+            method.build(pyramid, 5, frozen=True)

@@ -133,6 +133,71 @@ def test_phases_of_one_name_are_refused(define: Define, experiment: Callable[...
         experiment("made_up").trainer().fit()
 
 
+SAMPLES = 192
+"""Of the training split."""
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "../up"}, "a name has letters, digits, blanks and - _ . alone"),
+        ({"start": "pretraind"}, "there is no start='pretraind': did you mean 'pretrained'"),
+        ({"epochs": 0}, "epochs=0 is no whole number above 0; without it the phase takes the run's --epochs"),
+        ({"epochs": 1.5}, "epochs=1.5 is no whole number"),
+        ({"candidates_from": -1}, "candidates_from=-1 is no epoch"),
+        ({"subset": np.array([], dtype=int)}, r"subset must hold at least one position, .*it is int64 \(0,\)"),
+        ({"subset": []}, "subset must hold at least one position"),
+        ({"subset": np.ones(SAMPLES, dtype=bool)}, r"subset is true or false a sample; .*np.flatnonzero\(subset\)"),
+        ({"subset": np.array([0, SAMPLES])}, f"subset has position {SAMPLES} of {SAMPLES} training samples"),
+        ({"subset": np.array([-1, 0])}, "subset has position -1"),
+        ({"order": lambda generator: np.array([SAMPLES])}, f"order has position {SAMPLES}"),
+        ({"order": lambda generator: np.array([0]), "subset": np.array([0])}, "order stands instead of"),
+        ({"fit": lambda model, epoch: None, "subset": np.array([0])}, "fit sets the head itself"),
+        ({"weights": np.ones(3)}, rf"weights must be \({SAMPLES},\) numbers, .*they are float64 \(3,\)"),
+        ({"weights": np.full(SAMPLES, np.nan)}, "that of training sample 0 is nan"),
+        ({"weights": np.linspace(1, -1, SAMPLES)}, "weights must be 0 or more; that of training sample 96 is -"),
+        ({"weights": np.zeros(SAMPLES)}, "weights are 0 for every sample$"),
+        ({"weights": np.eye(SAMPLES)[0], "subset": np.array([1])}, "weights are 0 for every sample of subset"),
+    ],
+)
+def test_a_phase_that_does_not_mean_what_it_says_is_refused(
+    fields: dict[str, Any], message: str, define: Define, experiment: Callable[..., Any]
+) -> None:
+    class Odd(Recording):
+        def phases(self, run: Run) -> Iterator[Phase]:
+            assert len(run.labels) == SAMPLES
+            yield Phase(**{"name": "odd", **fields})
+
+    define(Odd)
+    with pytest.raises(ConfigError, match=f"phase '.*{message}"):
+        experiment("made_up", training={"epochs": 1}).trainer().fit()
+
+
+@pytest.mark.parametrize(
+    ("yielded", "message"),
+    [([], "method 'made_up' has no phase"), (["erm"], "method 'made_up': its phases yielded str; yield Phase")],
+)
+def test_what_is_no_phase_is_refused(
+    yielded: list[Any], message: str, define: Define, experiment: Callable[..., Any]
+) -> None:
+    class Odd(Recording):
+        def phases(self, run: Run) -> Iterator[Phase]:
+            yield from yielded
+
+    define(Odd)
+    with pytest.raises(ConfigError, match=message):
+        experiment("made_up").trainer().fit()
+
+
+def test_a_method_without_a_loss_is_one_line(define: Define, experiment: Callable[..., Any]) -> None:
+    class Bare(Method):
+        pass
+
+    define(Bare)
+    with pytest.raises(ConfigError, match=r"method 'made_up' has no loss: define loss\(self, model, batch, progress\)"):
+        experiment("made_up").trainer().fit()
+
+
 @pytest.mark.parametrize(
     ("settings", "training", "message"),
     [

@@ -32,6 +32,8 @@ from aimbench.train.registry import get_method, method_card
         ({"method": "aimm"}, "unknown method 'aimm': did you mean 'aim'"),
         ({"method": "aim", "settings": {"active_are": 0.2}}, "no setting 'active_are': did you mean 'active_area'"),
         ({"method": "aim", "settings": {"active_area": 2}}, "method 'aim': setting 'active_area': .*got 2"),
+        ({"method": "aim", "settings": {"final_temperature": math.inf}}, "setting 'final_temperature': .*finite"),
+        ({"method": "aim", "settings": {"initial_logit": math.nan}}, "setting 'initial_logit': .*finite"),
         ({"method": "aim", "preset": "2-26"}, "no preset '2-26': did you mean '2-25'"),
         ({"backbone": "convnext_atom"}, "unknown backbone 'convnext_atom': did you mean 'convnext_atto"),
         ({"dataset": "waterbird@mini"}, "unknown dataset 'waterbird'; did you mean 'waterbirds'"),
