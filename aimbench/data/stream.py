@@ -1,9 +1,10 @@
 """Batches of images, streamed: shards are read from front to back, for training sets too large to seek in.
 
-Every sample comes exactly once an epoch, for any number of workers. The order
-is that of shuffled shards through a shuffle buffer: it follows from the seed
-and the number of workers; the augmentation of a sample follows from the seed
-alone. Where samples are weighted or left out, use ``loader.ImageSource``.
+Every sample comes exactly once an epoch. A fixed number of readers, dealt out
+to the workers that there are, read shuffled shards of their own through shuffle
+buffers of their own, and take turns with a batch each. So order and
+augmentation follow from the seed alone, for any number of workers. Where
+samples are weighted or left out, use ``loader.ImageSource``.
 """
 
 import json
@@ -29,12 +30,15 @@ from aimbench.errors import DataError
 SUFFIXES = {"image": ("jpg", "jpeg", "png"), "json": ("json",), "mask": ("mask.png",)}
 """What a sample's members may be called after its key."""
 
+READERS = 12
+"""Of a split, however few its shards and its workers. A number of workers that divides it keeps them in turn."""
+
 Entry = tuple[int, Item]  # position in the split, encoded sample
 
 
 @dataclass
 class _Chunk:
-    """Samples that one worker put together."""
+    """Samples that one reader put together."""
 
     index: Tensor
     image: Tensor
@@ -53,8 +57,9 @@ class StreamSource:
         batch_size: samples a batch; the last one of an epoch may be smaller.
         mask_threshold: a mask pixel's value / 255 at or above it is foreground, in (0, 1).
         fields: which of ``group`` and ``mask`` the batches hold.
-        workers: processes that read and decode, each its own shards; 0 works in this process.
-        shuffle_buffer: encoded samples that each worker holds to draw from.
+        workers: processes that read and decode, at most; the readers are dealt to 1, 2, 3, 4, 6 or 12 of them. 0 works
+            in this process.
+        shuffle_buffer: encoded samples that each reader holds to draw from. Shards are shuffled when they are built.
         pin_memory: put batches into page-locked memory, for copies to a GPU.
     """
 
@@ -67,7 +72,7 @@ class StreamSource:
         mask_threshold: float,
         fields: frozenset[str] = frozenset(),
         workers: int = 0,
-        shuffle_buffer: int = 1000,
+        shuffle_buffer: int = 250,
         pin_memory: bool = False,
     ) -> None:
         self.split = split
@@ -93,7 +98,7 @@ class StreamSource:
         loader = DataLoader(
             _EpochStream(self, seed),
             batch_size=None,  # workers hand over whole chunks
-            num_workers=self.workers,
+            num_workers=_dividing(self.workers),
             pin_memory=self.pin_memory,
             worker_init_fn=_one_thread,
             generator=torch.Generator(),  # leaves the global one, which is training's, where it is
@@ -109,24 +114,36 @@ class StreamSource:
             )
 
 
-class _EpochStream(IterableDataset["_Chunk | DataError"]):
-    """What one worker contributes to one epoch."""
+class _EpochStream(IterableDataset["_Chunk | DataError | None"]):
+    """What one worker contributes to one epoch: the chunks of its readers in turn, None for one that has no more."""
 
     def __init__(self, source: StreamSource, seed: int) -> None:
         self.source = source
         self.seed = seed
+        self.shards = np.random.default_rng(seed).permutation(len(source.split.shard_paths))
 
-    def __iter__(self) -> Iterator["_Chunk | DataError"]:
+    def __iter__(self) -> Iterator["_Chunk | DataError | None"]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        readers = [self._chunks(reader) for reader in range(number, READERS, workers)]
         # Errors travel as values: a worker process would bury their one line under its traceback.
         try:
-            yield from self._chunks()
+            for _ in range(self._turns()):
+                for chunks in readers:
+                    yield next(chunks, None)
         except DataError as error:
             yield error
 
-    def _chunks(self) -> Iterator[_Chunk]:
+    def _turns(self) -> int:
+        """Chunks of the reader that has most: as long as it reads, every other keeps its turn."""
+        sizes = np.bincount(self.source.split.shard, minlength=len(self.shards))
+        most = max(int(sizes[self.shards[reader::READERS]].sum()) for reader in range(READERS))
+        return -(-most // self.source.batch_size)
+
+    def _chunks(self, reader: int) -> Iterator[_Chunk]:
         size, transform = self.source.batch_size, self.source.transform
         chunk: list[tuple[int, Tensor, Tensor | None]] = []
-        for position, item in self._shuffled():
+        for position, item in self._shuffled(reader):
             chunk.append((position, *self._prepare(position, item)))
             if len(chunk) == size:
                 yield _collate(chunk, transform)
@@ -134,14 +151,11 @@ class _EpochStream(IterableDataset["_Chunk | DataError"]):
         if chunk:
             yield _collate(chunk, transform)
 
-    def _shuffled(self) -> Iterator[Entry]:
-        worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        shards = np.random.default_rng(self.seed).permutation(len(self.source.split.shard_paths))
-        mine = shards[number::workers]  # none, where there are more workers than shards
+    def _shuffled(self, reader: int) -> Iterator[Entry]:
+        mine = self.shards[reader::READERS]  # none, where there are more readers than shards
         entries = (entry for shard in mine for entry in read_shard(self.source.split, int(shard)))
         buffer = max(1, self.source.shuffle_buffer)
-        shuffle = webdataset.shuffle(buffer, initial=buffer, rng=random.Random(f"{self.seed} {number}"))
+        shuffle = webdataset.shuffle(buffer, initial=buffer, rng=random.Random(f"{self.seed} {reader}"))
         shuffled: Iterator[Entry] = shuffle(entries)
         return shuffled
 
@@ -211,18 +225,24 @@ def _item(split: SplitIndex, position: int, members: Iterator[tuple[str, bytes]]
     return Item(split.keys[position], image, mask, boxes)
 
 
-def _sound(loader: "DataLoader[_Chunk | DataError]") -> Iterator[_Chunk]:
+def _dividing(workers: int) -> int:
+    """The most workers, of those asked for, that have equally many readers each; 0 stays 0."""
+    return max((count for count in range(1, workers + 1) if READERS % count == 0), default=0)
+
+
+def _sound(loader: "DataLoader[_Chunk | DataError | None]") -> Iterator[_Chunk]:
     for chunk in loader:
         if isinstance(chunk, DataError):
             break  # out of the loop first: this ends the workers, whatever becomes of the error's frames
-        yield chunk
+        if chunk is not None:
+            yield chunk
     else:
         return
     raise chunk
 
 
 def _rebatched(chunks: Iterator[_Chunk], size: int, *, drop_last: bool) -> Iterator[_Chunk]:
-    """Whole chunks as they come; each worker's last, smaller one is joined with those of the others."""
+    """Whole chunks as they come; each reader's last, smaller one is joined with those of the others."""
     rest: list[_Chunk] = []
     for chunk in chunks:
         if len(chunk) == size:

@@ -20,6 +20,7 @@ from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset, SplitIndex
 from aimbench.data.loader import ImageDataset, ImageSource
 from aimbench.data.stream import StreamSource, read_shard
+from aimbench.data.stream import _dividing as dividing
 from aimbench.data.transforms import TransformConfig
 from aimbench.errors import DataError, RegimeError
 
@@ -92,13 +93,22 @@ def test_the_seed_decides_order_and_augmentation(stream: Callable[..., StreamSou
     assert all(torch.equal(a.image, b.image) for a, b in zip(first, again, strict=True))
 
 
-def test_augmentation_does_not_depend_on_the_number_of_workers(stream: Callable[..., StreamSource]) -> None:
-    def images(workers: int) -> torch.Tensor:
-        batches = list(stream(AUGMENTED, workers=workers).epoch(seed=5))
-        order = torch.cat([batch.index for batch in batches]).argsort()
-        return torch.cat([batch.image for batch in batches])[order]
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("readers", [2, 12])
+def test_order_and_augmentation_do_not_depend_on_the_number_of_workers(
+    readers: int, stream: Callable[..., StreamSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five shards, readers have some each or some of them none; either way some have more chunks than others."""
+    monkeypatch.setattr("aimbench.data.stream.READERS", readers)
+    alone, *others = (list(stream(AUGMENTED, workers=workers).epoch(seed=5)) for workers in (0, 1, 2, 5))
+    for batches in others:
+        assert positions(iter(batches)) == positions(iter(alone))
+        assert all(torch.equal(a.image, b.image) for a, b in zip(batches, alone, strict=True))
 
-    assert torch.equal(images(0), images(2))
+
+@pytest.mark.parametrize(("asked", "used"), [(0, 0), (1, 1), (2, 2), (5, 4), (7, 6), (11, 6), (40, 12)])
+def test_workers_have_equally_many_readers(asked: int, used: int) -> None:
+    assert dividing(asked) == used
 
 
 def test_an_epoch_leaves_the_global_generator_alone(stream: Callable[..., StreamSource]) -> None:
@@ -108,7 +118,10 @@ def test_an_epoch_leaves_the_global_generator_alone(stream: Callable[..., Stream
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_order_is_shuffled_across_shards(split: SplitIndex, stream: Callable[..., StreamSource]) -> None:
+def test_order_is_shuffled_across_the_shards_of_a_reader(
+    split: SplitIndex, stream: Callable[..., StreamSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aimbench.data.stream.READERS", 1)
     order = positions(stream(shuffle_buffer=24).epoch(seed=0))
     assert order != sorted(order)
     assert len(set(split.shard[order[:5]].tolist())) > 1
