@@ -1,5 +1,6 @@
 """``aimbench explain``: pictures of where a trained model looks."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,8 +9,13 @@ import typer
 from aimbench.cli.options import Cards, DataRoot, ResultsRoot, RunsRoot, png_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import numpy.typing as npt
+
+    from aimbench.train.experiment import Experiment
+    from aimbench.train.loop import Trainer
 
 
 def explain(
@@ -55,6 +61,7 @@ def explain(
         ):
             typer.echo(drawn)
         return
+    epg, check = (None, None) if by_epg is None else _saved_epg(paths.results_root(results), run[0], split, by_epg)
     path = draw_run(
         run[0],
         data_root=paths.data_root(data),
@@ -65,16 +72,20 @@ def explain(
         per_group=per_group,
         max_groups=max_groups,
         out=out,
-        epg=None if by_epg is None else _saved_epg(paths.results_root(results), run[0], split, by_epg),
+        epg=epg,
+        check=check,
     )
     typer.echo(path)
 
 
-def _saved_epg(results: Path, run: str, split: str, name: str) -> "npt.NDArray[np.float64]":
-    """EPG of a split's samples as the record holds it, in the split's order."""
+def _saved_epg(
+    results: Path, run: str, split: str, name: str
+) -> "tuple[npt.NDArray[np.float64], Callable[[Experiment, Trainer], None]]":
+    """EPG of a split's samples as the record holds it, in the split's order, and a check that a run is the record's."""
     from aimbench.errors import RecordError, nearest_names
     from aimbench.results.predictions import read_predictions
     from aimbench.results.store import Store
+    from aimbench.train.opened import check_tells_of
 
     store = Store(results)
     record = store.get(run)
@@ -82,4 +93,6 @@ def _saved_epg(results: Path, run: str, split: str, name: str) -> "npt.NDArray[n
     if f"epg_{name}" not in table:
         known = [column.removeprefix("epg_") for column in map(str, table) if column.startswith("epg_")]
         raise RecordError(f"record {record.id} has no EPG of '{name}' on {split}; {nearest_names(name, known)}")
-    return table[f"epg_{name}"].to_numpy(dtype=float)
+    said = read_predictions(store, record, "test")["prediction"]
+    check = partial(check_tells_of, record, dict(zip(said.index, said, strict=True)))
+    return table[f"epg_{name}"].to_numpy(dtype=float), check

@@ -1,7 +1,7 @@
 """Pictures of where a trained run looks: photograph, ground truth, own mask, GradCAM, input x gradient."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,12 +201,16 @@ def draw_run(
     max_groups: int,
     out: Path,
     epg: npt.NDArray[np.float64] | None = None,
+    check: Callable[[Experiment, Trainer], None] | None = None,
 ) -> Path:
     """Draws a run's explanations of given photographs, or of samples of each group of a split.
 
-    With ``epg``, one value a sample of the split, the best and the worst of each group by it.
+    With ``epg``, one value a sample of the split, the best and the worst of each group by it; ``check`` then raises
+    unless they are the opened run's own.
     """
     experiment, trainer = open_run(run, data_root=data_root, runs_root=runs_root, cards=cards)
+    if check is not None:
+        check(experiment, trainer)
     if images:
         return draw(explain_files(experiment, trainer, images), out)
     order = ""

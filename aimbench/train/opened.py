@@ -123,7 +123,7 @@ def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -
 
 
 def check_tells_of(record: Record, said: Mapping[str, int], experiment: Experiment, trainer: Trainer) -> None:
-    """Checks that an opened run is the very one that a record tells of, before anything is added to the record.
+    """Checks that an opened run is the very one that a record tells of, before the two are used together.
 
     A run that was made again has the same id, and may have come out otherwise on another machine.
 

@@ -156,6 +156,11 @@ def test_run_then_table_then_explain(
     capsys.readouterr()
     assert aimbench(*by_epg, "gradcm", monkeypatch=monkeypatch) == 2
     assert "did you mean 'gradcam'" in capsys.readouterr().err
+    kept = record_file.read_text()
+    record_file.write_text(json.dumps({**json.loads(kept), "selected": {"phase": "train", "epoch": 40}}))
+    assert aimbench(*by_epg, "gradcam", monkeypatch=monkeypatch) == 2
+    assert "its record tells of epoch 41" in " ".join(capsys.readouterr().err.split())
+    record_file.write_text(kept)
     assert aimbench("explain", record["id"], *common, "--out", str(tmp_path), monkeypatch=monkeypatch) == 2
     assert aimbench("explain", record["id"], *common, "--per-group", "0", monkeypatch=monkeypatch) == 2
     assert aimbench("explain", "none-000", *common, monkeypatch=monkeypatch) == 2
