@@ -44,7 +44,10 @@ class RecordKind(StrEnum):
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="Only this dataset, NAME or NAME@VARIANT.", metavar="NAME")
 ]
-
+MethodsOption = Annotated[
+    list[str] | None, typer.Option("--method", help="Only these methods (repeat it).", metavar="NAME")
+]
+DefaultsOption = Annotated[bool, typer.Option("--defaults", help="Only runs at their method's default settings.")]
 KindOption = Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")]
 BackboneOption = Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")]
 SelectorOption = Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")]
@@ -55,7 +58,7 @@ OutOption = Annotated[Path | None, typer.Option(help="Write to this file, not to
 @app.command()
 def table(
     dataset: DatasetOption = None,
-    method: Annotated[list[str] | None, typer.Option(help="Only these methods (repeat it).", metavar="NAME")] = None,
+    method: MethodsOption = None,
     variant: Annotated[str | None, typer.Option(help="Only this variant of the dataset.", metavar="NAME")] = None,
     backbone: BackboneOption = None,
     kind: KindOption = None,
@@ -63,7 +66,7 @@ def table(
     regime: Annotated[
         str | None, typer.Option(help="Only methods that train on these labels: class, groups, ...", metavar="NAME")
     ] = None,
-    defaults: Annotated[bool, typer.Option("--defaults", help="Only runs at their method's default settings.")] = False,
+    defaults: DefaultsOption = False,
     columns: Annotated[
         str | None,
         typer.Option(
@@ -129,6 +132,8 @@ def table(
 @app.command()
 def evidence(
     dataset: DatasetOption = None,
+    method: MethodsOption = None,
+    defaults: DefaultsOption = False,
     kind: KindOption = None,
     backbone: BackboneOption = None,
     selector: SelectorOption = None,
@@ -137,6 +142,7 @@ def evidence(
     out: OutOption = None,
 ) -> None:
     """Show each method's difference to ERM and to open masks over paired seeds, and its share of the oracle's gain."""
+    from aimbench.cli.defaults import at_defaults
     from aimbench.results.evidence import make_evidence
     from aimbench.results.index import find_digests
     from aimbench.results.render_evidence import render_evidence
@@ -147,11 +153,17 @@ def evidence(
     name, variant = split_variant(dataset, None)
     wanted = {"variant": variant, "kind": kind, "backbone": backbone, "selector": selector}
     runs = find_digests(Store(root), name, wanted)
-    found = [(table, rows) for table in make_tables(runs) if (rows := make_evidence(table, runs))]
+    if defaults:
+        runs = at_defaults(runs)
+    found = []
+    for table in make_tables(runs):
+        # The methods that are not asked for are still what the others are compared with.
+        rows = [one for one in make_evidence(table, runs) if not method or one.row.method in method]
+        if rows:
+            found.append((table, rows))
     if not found:
-        _say_nothing_matches(
-            root, {"--dataset": dataset, **_as_options(wanted)}, "make a table that holds 'erm'; run it first"
-        )
+        asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **_as_options(wanted)}
+        _say_nothing_matches(root, asked, "make a table that holds 'erm'; run it first")
         return
     show_or_write(render_evidence(found, format.value), out)
 
@@ -162,7 +174,7 @@ def overview(
         str, typer.Option(help="A column's key, such as accuracy or epg_gradcam; headline: WGA, else accuracy.")
     ] = "headline",
     dataset: DatasetOption = None,
-    method: Annotated[list[str] | None, typer.Option(help="Only these methods (repeat it).", metavar="NAME")] = None,
+    method: MethodsOption = None,
     kind: KindOption = None,
     backbone: BackboneOption = None,
     selector: SelectorOption = None,

@@ -319,6 +319,34 @@ def test_an_overview_of_runs_that_train_more_than_the_head(root, make_record, ma
     assert "- Default settings but for --train last." in pages["--train", "last"]
 
 
+def test_evidence_of_the_default_settings_of_one_method(root, make_record, make_metrics):
+    for method, changes, wga in (("erm", {}, 0.5), ("aim", {}, 0.7), ("aim", {"active_area": 0.5}, 0.6)):
+        config, training, _ = settings_of(method, changes)
+        for seed in (0, 1):
+            Store(root).write(
+                make_record(
+                    dataset="shown",
+                    method=method,
+                    config=dict(config),
+                    training=dict(training),
+                    seed=seed,
+                    metrics={"test": make_metrics(accuracy=0.8, wga=wga)},
+                )
+            )
+
+    def rows(*words: str) -> list[tuple[str, float, float]]:
+        found = json.loads(run("evidence", "--dataset", "shown@95", "--format", "json", *words))
+        of_wga = [row for row in found if row["metric"] == "worst_group_accuracy"]
+        return [(row["method"], row["value"], row["difference_value"]) for row in of_wga]
+
+    aim = ("aim", 0.7, pytest.approx(0.2))
+    assert sorted(value for _, value, _ in rows()) == [0.5, 0.6, 0.7]
+    assert sorted(rows("--defaults")) == [aim, ("erm", 0.5, None)]
+    assert rows("--defaults", "--method", "aim") == [aim], "ERM is not shown, and is still what AIM is compared with"
+    with pytest.raises(RecordError, match="--method amm"):
+        run("evidence", "--dataset", "shown@95", "--method", "amm")
+
+
 def test_again_names_the_cards_of_an_own_dataset(root, make_record, tmp_path, monkeypatch):
     own = make_record(dataset="shores")
     Store(root).write(own)
