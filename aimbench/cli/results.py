@@ -315,6 +315,7 @@ def validate(dataset: DatasetOption = None, results: ResultsRoot = None) -> None
     """
     from aimbench.results.store import Store
     from aimbench.results.validate import check_record
+    from aimbench.train.progress import Reporter
 
     store = Store(results_root(results))
     if not store.records.is_dir():
@@ -325,12 +326,14 @@ def validate(dataset: DatasetOption = None, results: ResultsRoot = None) -> None
         paths = [path for path in paths if not _is_of_another_variant(store, path, variant)]
     if dataset is not None and not paths:
         raise RecordError(f"there is no record of '{dataset}' in {store.records}; leave --dataset out for all")
-    broken = 0
-    for path in paths:
-        problems = check_record(store, path)
-        broken += bool(problems)
-        for problem in problems:
-            typer.echo(problem, err=True)
+    broken, reporter = 0, Reporter()
+    with reporter.task("records checked", len(paths)) as task:
+        for path in paths:
+            problems = check_record(store, path)
+            broken += bool(problems)
+            for problem in problems:
+                reporter.line(problem)
+            task.advance(1)
     if broken:
         typer.echo(f"{broken} of {len(paths)} records have problems", err=True)
         raise typer.Exit(1)

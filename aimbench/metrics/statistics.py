@@ -6,6 +6,7 @@ is the same record.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def wilson_interval(correct: ArrayLike, n: ArrayLike, *, confidence: float = 0.9
     """
     successes = np.asarray(correct, dtype=np.float64)
     trials = np.maximum(np.asarray(n, dtype=np.float64), 1.0)
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = _normal_quantile((1 + confidence) / 2)
     share = successes / trials
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
@@ -193,6 +194,11 @@ def mcnemar(first_correct: ArrayLike, second_correct: ArrayLike) -> McNemar:
     disagreements = first_only + second_only
     p_value = float(stats.binomtest(first_only, disagreements, 0.5).pvalue) if disagreements else 1.0
     return McNemar(first_only, second_only, p_value)
+
+
+@cache
+def _normal_quantile(share: float) -> float:
+    return float(stats.norm.ppf(share))
 
 
 def _check_paired(first: NDArray[Any], second: NDArray[Any]) -> None:

@@ -4,6 +4,8 @@ import io
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from aimbench.errors import ConfigError, RecordError
 from aimbench.metrics.groups import headline, split_metrics
 from aimbench.metrics.selectors import SELECTORS, EpochScore, check_headline, selector_scores
@@ -99,17 +101,17 @@ def epoch_scores(record: Record, predictions: "pd.DataFrame", epochs: "pd.DataFr
     truth = {str(split): rows for split, rows in predictions.groupby("split", sort=False)}
     found = []
     for (phase, epoch), rows in epochs.groupby(["phase", "epoch"], sort=False):
+        of_split, index, prediction = (rows[name].to_numpy() for name in ("split", "index", "prediction"))
         scores = {}
         for split in ("val", "test"):
-            of_split = rows[rows["split"] == split].sort_values("index")
-            if len(of_split) != len(truth[split]):
+            places = np.flatnonzero(of_split == split)
+            if len(places) != len(truth[split]):
                 raise RecordError(
-                    f"record {record.id}: epoch {epoch} has {len(of_split)} predictions of '{split}', not"
+                    f"record {record.id}: epoch {epoch} has {len(places)} predictions of '{split}', not"
                     f" {len(truth[split])}; run it again"
                 )
-            scores[split] = headline(
-                truth[split]["label"].to_numpy(), of_split["prediction"].to_numpy(), truth[split]["group"].to_numpy()
-            )
+            in_order = prediction[places[np.argsort(index[places], kind="stable")]]
+            scores[split] = headline(truth[split]["label"].to_numpy(), in_order, truth[split]["group"].to_numpy())
         first = rows.iloc[0]
         found.append(
             EpochScore(str(phase), int(first["epoch"]), scores["val"], scores["test"], bool(first["candidate"]))

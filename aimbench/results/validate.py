@@ -179,8 +179,8 @@ def _epg_summary(values: "pd.Series[float]", rows: "pd.DataFrame", groups: list[
         "incorrect": float(values[~right].mean()) if not right.all() else None,
     }
     if groups and "group" in rows:
-        of_group = {name: values[rows["group"] == number] for number, name in enumerate(groups)}
-        found["groups"] = {name: float(part.mean()) for name, part in of_group.items() if len(part)}
+        of_group = values.groupby(rows["group"]).mean().to_dict()
+        found["groups"] = {name: of_group[number] for number, name in enumerate(groups) if number in of_group}
     return found
 
 

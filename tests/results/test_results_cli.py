@@ -202,6 +202,13 @@ def test_validate_passes_sound_records_and_fails_on_an_edited_number(tmp_path, s
     assert "1 of 1 records" in result.stderr
 
 
+def test_validate_says_how_far_it_is(tmp_path, sound_run, monkeypatch):
+    monkeypatch.setattr("aimbench.spoken_progress.EVERY", 0.0)
+    Store(tmp_path).write(*sound_run)
+    result = CliRunner().invoke(app, ["validate", "--results", str(tmp_path)])
+    assert result.stderr == "records checked: 1 of 1\n"
+
+
 def test_validate_of_one_variant_leaves_the_others_out(root, sound_run):
     Store(root).write(*sound_run, replace=True)
     result = CliRunner().invoke(app, ["validate", "--dataset", "waterbirds@100"])
