@@ -34,6 +34,7 @@ def test_datasets_holds_no_python():
 def test_the_citation_agrees_with_the_project():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == PROJECT["project"]["version"]
+    assert f"{{{citation['title']}}}" in (ROOT / "aimbench" / "results" / "cite.py").read_text(encoding="utf-8")
     assert citation["license"] == PROJECT["project"]["license"]
     # What the schema of CFF 1.2.0 requires.
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()

@@ -20,6 +20,9 @@ _SOFTWARE = """@software{{{key},
   year    = {{{year}}},
   note    = {{{note}}}
 }}"""
+_OF_SHA256 = (
+    "% sha256 of the runs' ids and times: 'aimbench results cite {name}' prints the same where the records are the same"
+)
 
 
 def find_cited(store: Store, name: str) -> tuple[str, list[Record]]:
@@ -48,10 +51,10 @@ def bibtex(
 ) -> str:
     """Returns BibTeX for aimbench, the datasets, the methods and what EPG was read from, each entry once.
 
-    Backbones have no card; a comment names them.
+    Backbones have no card; a comment names them. A mini is aimbench's own, whatever it is named after.
 
     Args:
-        name: The id that is cited; it stands in aimbench's own entry, with a hash of the runs behind it.
+        name: The id that is cited; it stands in aimbench's own entry, with the datasets and a hash of the runs.
         records: The runs behind it.
         dataset_card: Card of a dataset by name, None if it has none here.
         method_card: Card of a method by name, None if it has none here.
@@ -60,14 +63,21 @@ def bibtex(
     versions = sorted({record.code.version for record in records}) or [__version__]
     # A table keeps its id when runs are added, so the runs that are meant are pinned as well.
     pin = hashlib.sha256("".join(sorted(f"{record.id} {record.created}\n" for record in records)).encode())
-    note = (
-        f"{name.replace('_', chr(92) + '_')}, {len(records)} run{'s' * (len(records) != 1)},"
-        f" sha256 {pin.hexdigest()[:12]}"
-    )
+    datasets = sorted({(data.name, data.variant, data.kind) for data in (record.dataset for record in records)})
+    of = [f"{dataset}@{variant} ({kind})" for dataset, variant, kind in datasets]
+    runs = f"{len(records)} run{'s' * (len(records) != 1)}"
+    note = ", ".join([name, *of, runs, f"sha256 {pin.hexdigest()[:12]}"]).replace("_", r"\_")
     year = max((record.created[:4] for record in records), default="")
     # Two tables in one paper are two entries.
-    entries = [_SOFTWARE.format(key=f"aimbench-{name}", version=", ".join(versions), year=year, note=note)]
-    for dataset, variant in sorted({(record.dataset.name, record.dataset.variant) for record in records}):
+    entries = [
+        _OF_SHA256.format(name=name),
+        _SOFTWARE.format(key=f"aimbench-{name}", version=", ".join(versions), year=year, note=note),
+    ]
+    for dataset, variant, kind in datasets:
+        if kind == "mini":
+            # Outside an entry all but an '@' is a comment.
+            entries.append(f"% dataset {dataset}, variant {variant}: drawn by aimbench; it holds no image of {dataset}")
+            continue
         if (card := dataset_card(dataset)) is None:
             entries.append(f"% dataset {dataset}: no card here; cite its authors")
             continue

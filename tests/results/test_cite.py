@@ -40,7 +40,7 @@ def test_a_table_cites_all_of_its_runs_once(store):
     text = bibtex(table.id, records, load_card, method_card)
     assert text.count("@software") == 1
     assert text.count("vapnik1991") == 1
-    assert f"{table.id}, 3 runs, sha256 " in text
+    assert f"{table.id}, waterbirds@95 (official), 3 runs, sha256 " in text
     assert "year    = {2026}" in text
 
 
@@ -78,6 +78,20 @@ def test_what_several_cards_hold_is_cited_once_and_metrics_are_cited(make_record
     assert "sundararajan2017axiomatic" not in text
     assert "% backbone resnet50: cite its authors" in text
     assert text.count("{") == text.count("}")
+
+
+def test_a_mini_is_cited_as_ours_not_as_the_dataset_that_it_is_named_after(make_record):
+    text = bibtex("x", [make_record(variant="mini", kind="mini")], load_card, method_card)
+    assert "waterbirds@mini (mini)" in text
+    assert "% dataset waterbirds, variant mini: drawn by aimbench" in text
+    for key in ("sagawa2020distributionally", "wah2011caltech", "zhou2018places"):
+        assert key not in text
+
+
+def test_the_citation_says_what_prints_its_sha256_again(store, make_record):
+    record = make_record()
+    text = bibtex(record.id, [record], load_card, method_card)
+    assert f"'aimbench results cite {record.id}' prints the same" in text.splitlines()[0]
 
 
 def test_an_unknown_table_is_an_error(store):
