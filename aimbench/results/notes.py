@@ -1,6 +1,7 @@
 """What a reader must know to not misread a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from aimbench.record import Kind
 from aimbench.results.describe import differing, flattened, pick
@@ -85,8 +86,7 @@ def notes(
         lines.append(f"Not shown, as a newer run of the same settings and seed is: {', '.join(sorted(left_out))}.")
     if len({run.revision for run in runs}) > 1:
         lines.append("The runs came from more than one code revision.")
-    if shared := _shared_training(runs):
-        lines.append(f"Training of all rows: {shared}.")
+    lines.append(_shared_training(runs))
     return tuple(line for line in lines if line)
 
 
@@ -108,18 +108,31 @@ def _without_energy(runs: Sequence[Digest]) -> str:
 def differing_settings(runs: Sequence[Digest]) -> set[str]:
     """Returns the dotted keys of settings that are not equal in all of the runs.
 
-    What was only evaluated has no training settings, in which it could differ.
+    What was only evaluated has none of the training settings in which it could differ from a run that was trained; its
+    own say ``external``.
     """
-    return differing([run.training for run in runs if run.training]) | differing(
-        [{"evaluation": run.settings["evaluation"]} for run in runs]
+    trained, external = _training(runs)
+    found = (
+        differing(trained) | differing(external) | differing([{"evaluation": r.settings["evaluation"]} for r in runs])
     )
+    return found | {"external"} if trained and external else found
+
+
+def _training(runs: Iterable[Digest]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Settings of the runs that were trained here, and of those that were only evaluated."""
+    trained = [run.training for run in runs if run.is_trained]
+    return trained, [run.training for run in runs if run.training and not run.is_trained]
 
 
 def _shared_training(runs: Sequence[Digest]) -> str:
     # Runs by the thousand share a few settings, whose text the row's key holds.
-    distinct = {run.row_key[-1]: run.training for run in runs}.values()
-    training = [settings for settings in distinct if settings]
-    return pick(training[0], set(flattened(training[0])) - differing(training)) if training else ""
+    trained, external = _training({run.row_key[-1]: run for run in runs}.values())
+    settings = trained or external
+    if not settings:
+        return ""
+    shared = pick(settings[0], set(flattened(settings[0])) - differing(settings))
+    rows = "all rows that were trained here" if trained and external else "all rows"
+    return f"Training of {rows}: {shared}." if shared else ""
 
 
 _NOTE_OF_KIND: dict[Kind, str] = {

@@ -374,6 +374,16 @@ def test_what_was_only_evaluated_leaves_the_settings_of_trained_rows_alone(make_
     assert grid(table)[3][-3:] == ["-", "-", "-"]
 
 
+def test_a_checkpoint_that_was_only_evaluated_leaves_the_settings_of_trained_rows_alone(make_record):
+    trained = [make_record(training={"train": "head", "epochs": 20, "lr": lr}) for lr in (0.1, 0.2)]
+    external = make_record(method="theirs", training={"external": "a checkpoint of a run", "checkpoint": "last.pt"})
+    (table,) = make_tables([*trained, external])
+    assert [row.settings for row in table.rows] == ["lr=0.1", "lr=0.2", "external=a checkpoint of a run"]
+    assert table.notes[-1] == "Training of all rows that were trained here: train=head, epochs=20."
+    (table,) = make_tables([external])
+    assert table.notes[-1] == "Training of all rows: external=a checkpoint of a run, checkpoint=last.pt."
+
+
 @pytest.mark.parametrize("newest", [0, 1])
 def test_of_one_seed_run_twice_the_newest_run_counts_and_the_other_is_named(make_record, make_metrics, newest):
     """The same weights under two names, or a method whose source is stated anew, make two records of one run."""
