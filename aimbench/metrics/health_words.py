@@ -17,7 +17,7 @@ def warnings(values: Mapping[str, float]) -> list[str]:
         One sentence a finding; empty for healthy masks.
     """
     found = []
-    for stage in [key.removesuffix("_active") for key in values if key.endswith("_active")]:
+    for stage in _stages(values):
         active, all_open = values[f"{stage}_active"], values[f"{stage}_all_open"]
         all_closed, variance = values[f"{stage}_all_closed"], values.get(f"{stage}_variance")
         if all_open > _MOSTLY:
@@ -34,10 +34,16 @@ def warnings(values: Mapping[str, float]) -> list[str]:
     return found
 
 
+def hides_nothing(values: Mapping[str, float]) -> bool:
+    """Whether there are masks and each of them is open everywhere for most samples; ``values`` as of `warnings`."""
+    stages = _stages(values)
+    return bool(stages) and all(values[f"{stage}_all_open"] > _MOSTLY for stage in stages)
+
+
 def summary(values: Mapping[str, float]) -> str:
     """One line for a person: active share, variance between samples and share inside the object, by stage."""
     parts = []
-    for stage in [key.removesuffix("_active") for key in values if key.endswith("_active")]:
+    for stage in _stages(values):
         words = [f"{stage} {values[f'{stage}_active']:.0%} active"]
         if (variance := values.get(f"{stage}_variance")) is not None:
             words.append(f"variance {variance:.3f}")
@@ -45,3 +51,7 @@ def summary(values: Mapping[str, float]) -> str:
             words.append(f"{inside:.0%} inside the object")
         parts.append(", ".join(words))
     return "; ".join(parts)
+
+
+def _stages(values: Mapping[str, float]) -> list[str]:
+    return [key.removesuffix("_active") for key in values if key.endswith("_active")]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from aimbench.metrics.health_words import warnings
+from aimbench.metrics.health_words import hides_nothing, warnings
 from aimbench.record import EpgScore, Interval, Kind, Record
 
 TEST = "test"
@@ -48,6 +48,7 @@ class Digest:
         empty_groups: Groups without a test sample.
         samples: Number of test samples.
         mask_warnings: What is wrong with the method's own masks on the test samples, in words.
+        open_masks: Whether the method has masks that are open everywhere for most test samples.
         without_energy: Share of the test samples by attribution that had no positive energy, so that their EPG is 0;
             attributions without such a sample are left out.
         groups_are_classes: Whether each class is a group of its own.
@@ -80,6 +81,7 @@ class Digest:
     empty_groups: tuple[str, ...]
     samples: int
     mask_warnings: tuple[str, ...]
+    open_masks: bool
     without_energy: Mapping[str, float]
     groups_are_classes: bool
     trained: int
@@ -139,6 +141,7 @@ def digest(record: Record) -> Digest:
         empty_groups=tuple(test.empty_groups) if test else (),
         samples=test.n if test else 0,
         mask_warnings=tuple(warnings(test.mask_health)) if test else (),
+        open_masks=test is not None and hides_nothing(test.mask_health),
         without_energy={name: s.undefined / s.n for name, s in test.epg.items() if s.undefined} if test else {},
         groups_are_classes=record.groups_are_classes,
         trained=record.cost.trainable_parameters,

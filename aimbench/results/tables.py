@@ -243,8 +243,7 @@ def _make_table(runs: list[Digest]) -> Table:
         _make_row(group, columns, config, pick(group[0].settings, settings))
         for group, config in zip(members, configs, strict=True)
     ]
-    looked_at = {run.id: str(run.settings["evaluation"].get("epg_samples")) for run in runs}
-    rows = _marked(sorted(rows, key=lambda row: row.regime), columns, looked_at)
+    rows = _marked(sorted(rows, key=lambda row: row.regime), columns, {run.id: run for run in runs})
     first = runs[0]
     return Table(
         dataset=first.dataset,
@@ -302,14 +301,21 @@ def _make_row(runs: list[Digest], columns: Sequence[Column], config: str, settin
     )
 
 
-def _marked(rows: Sequence[Row], columns: Sequence[Column], looked_at: Mapping[str, str]) -> list[Row]:
-    """The rows with their marks; EPG is ranked among rows of the same test images (``looked_at``, by run)."""
+def _marked(rows: Sequence[Row], columns: Sequence[Column], runs: Mapping[str, Digest]) -> list[Row]:
+    """The rows with their marks; EPG is ranked among rows of the same test images."""
     cells: list[dict[str, Cell]] = [dict(row.cells) for row in rows]
+    of_rows = [[runs[record] for record in row.records] for row in rows]
+    looked_at = [str(of_row[0].settings["evaluation"].get("epg_samples")) for of_row in of_rows]
+    # Such a mask's EPG is the object's share of the image, whatever the method learned.
+    open_masks = [all(run.open_masks for run in of_row) for of_row in of_rows]
     for key in (column.key for column in columns if column.key not in UNRANKED):
-        present = {number: cells[number][key] for number in range(len(rows)) if key in cells[number]}
+        present = {
+            number: cells[number][key]
+            for number in range(len(rows))
+            if key in cells[number] and not (key == "epg_mask" and open_masks[number])
+        }
         apart = {
-            number: rows[number].regime + (looked_at[rows[number].records[0]] if key.startswith("epg_") else "")
-            for number in present
+            number: rows[number].regime + (looked_at[number] if key.startswith("epg_") else "") for number in present
         }
         for number, mark in marks(present, apart).items():
             cells[number][key] = replace(present[number], mark=mark)

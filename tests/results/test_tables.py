@@ -172,6 +172,20 @@ def test_epg_is_ranked_among_rows_of_the_same_photographs(make_record, make_metr
     assert not [note for note in alike.notes if note.startswith("EPG is of")]
 
 
+def test_a_mask_that_is_open_everywhere_is_not_ranked(make_record, make_metrics):
+    def row(method, mask, all_open):
+        health = {"stage3_active": all_open, "stage3_all_open": all_open, "stage3_all_closed": 0.0}
+        metrics = make_metrics(accuracy=0.5, mask=mask).model_copy(update={"mask_health": health})
+        return make_record(method=method, metrics={"test": metrics})
+
+    def marks(*records):
+        (table,) = make_tables(records)
+        return [row.cells["epg_mask"].mark for row in table.rows]
+
+    assert marks(row("a", 0.3, 1.0), row("b", 0.2, 0.1), row("c", 0.1, 0.1)) == [None, "best", None]
+    assert marks(row("a", 0.3, 0.2), row("b", 0.2, 0.1), row("c", 0.1, 0.1)) == ["best", None, None]
+
+
 def test_the_notes_name_where_attributions_were_empty(make_record, make_metrics):
     def run(method, seed, empty):
         found = make_metrics(gradcam=0.4)
