@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aimbench.cli.options import Cards, DataRoot, ResultsRoot, parse_names, png_name
+from aimbench.cli.options import Cards, DataRoot, RegistryRoot, parse_names, png_name
 from aimbench.cli.results import write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def compare(
             help="Draw the listed samples to this PNG; needs the built dataset.", metavar="FILE", callback=png_name
         ),
     ] = None,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
     data: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -60,7 +60,7 @@ def reselect(
     selector: Annotated[
         str | None, typer.Option(help="Write the record that this selector would have given.", metavar="NAME")
     ] = None,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
 ) -> None:
     """Apply selectors to a finished run's saved predictions; trains nothing.
 

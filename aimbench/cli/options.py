@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aimbench.errors import ConfigError
+from aimbench.errors import ConfigError, RecordError
 
 DataRoot = Annotated[
     Path | None,
@@ -25,6 +25,29 @@ Cards = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting of the method, key=value; repeatable. See 'aimbench list methods NAME'."),
+]
+
+
+def existing_registry(value: Path | None) -> Path | None:
+    """Callback of an option that names a registry to read.
+
+    Raises:
+        RecordError: it is no folder.
+    """
+    if value is not None and not value.expanduser().is_dir():
+        raise RecordError(
+            f"--results {value} is no folder; name one that holds records/, as 'aimbench run' writes them"
+        )
+    return value
+
+
+RegistryRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--results",
+        help="Folder of the results registry to read. (env: AIMBENCH_RESULTS)",
+        callback=existing_registry,
+    ),
 ]
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aimbench.cli.options import Cards, ResultsRoot
+from aimbench.cli.options import Cards, RegistryRoot, ResultsRoot
 from aimbench.cli.results import DatasetOption, split_variant, write_text
 from aimbench.errors import RecordError
 from aimbench.paths import results_root
@@ -20,7 +20,7 @@ def site(
         Path | None,
         typer.Option(help="Folder with <record id>.png, as 'aimbench explain ID --out' draws them.", metavar="DIR"),
     ] = None,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
     cards: Cards = None,
 ) -> None:
     """Write a static site: leaderboards, runs, methods and datasets. It needs no server."""
@@ -39,7 +39,7 @@ def site(
 
 def cite(
     id: Annotated[str, typer.Argument(metavar="ID", help="Id of a record or a table, or its unique beginning.")],
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
     cards: Cards = None,
 ) -> None:
     """Print BibTeX of aimbench, the dataset and the methods behind a record or a table."""
@@ -57,7 +57,7 @@ def export(
     ] = Path("records.zip"),
     dataset: DatasetOption = None,
     method: Annotated[str | None, typer.Option(help="Only this method.", metavar="NAME")] = None,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
 ) -> None:
     """Pack records with their predictions into a zip, or list their numbers as JSON Lines."""
     if out.suffix not in (".zip", ".jsonl"):

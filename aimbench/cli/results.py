@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from aimbench.cli.options import Cards, ResultsRoot, Settings, parse_names, parse_settings
+from aimbench.cli.options import Cards, RegistryRoot, Settings, parse_names, parse_settings
 from aimbench.errors import RecordError
 from aimbench.paths import cards_root, results_root
 
@@ -84,7 +84,7 @@ def table(
         ),
     ] = None,
     reference: Annotated[bool, typer.Option("--reference", help="Published numbers beneath, unranked.")] = False,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
     out: OutOption = None,
 ) -> None:
     """Show results: mean and spread over seeds, one table for each set of comparable runs."""
@@ -138,7 +138,7 @@ def evidence(
     backbone: BackboneOption = None,
     selector: SelectorOption = None,
     format: FormatOption = TableFormat.md,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
     out: OutOption = None,
 ) -> None:
     """Show each method's difference to ERM and to open masks over paired seeds, and its share of the oracle's gain."""
@@ -183,7 +183,7 @@ def overview(
         typer.Option(help="Of runs with this --train, in place of the default one (head)."),
     ] = None,
     format: FormatOption = TableFormat.md,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
     out: OutOption = None,
 ) -> None:
     """Show one metric, methods down and datasets across, of the runs with the methods' default settings."""
@@ -220,7 +220,7 @@ def ablation(
     backbone: BackboneOption = None,
     selector: SelectorOption = None,
     format: FormatOption = TableFormat.md,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
     out: OutOption = None,
 ) -> None:
     """Show what each setting of a method does: runs that differ from its defaults, or from --set, in one of them."""
@@ -254,7 +254,7 @@ def build(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; end with status 1 if a table differs from its records.")
     ] = False,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
 ) -> None:
     """Make every file of tables/ anew from the records."""
     from aimbench.results.build import build_tables, outdated
@@ -275,7 +275,7 @@ def build(
 def show(
     record_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a record, or its unique beginning.")],
     json: Annotated[bool, typer.Option("--json", help="The whole record as stored.")] = False,
-    results: ResultsRoot = None,
+    results: RegistryRoot = None,
     cards: Cards = None,
 ) -> None:
     """Show one record."""
@@ -308,7 +308,7 @@ def _cards_option(dataset: str, cards: Path | None) -> str:
 
 
 @app.command()
-def validate(dataset: DatasetOption = None, results: ResultsRoot = None) -> None:
+def validate(dataset: DatasetOption = None, results: RegistryRoot = None) -> None:
     """Check every record: schema, id, checksums, and its numbers against its predictions.
 
     Ends with status 1 if anything is wrong.

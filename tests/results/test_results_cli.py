@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from aimbench.cli import app as whole
 from aimbench.cli.defaults import settings_of
 from aimbench.cli.results import app
 from aimbench.errors import ConfigError, RecordError
@@ -64,10 +65,20 @@ def test_table_filters(root, filters, rows):
 
 
 def test_an_empty_registry_says_so_and_is_no_error(tmp_path):
-    result = CliRunner().invoke(app, ["table", "--method", "jtt", "--results", str(tmp_path / "none")])
+    result = CliRunner().invoke(app, ["table", "--method", "jtt", "--results", str(tmp_path)])
     assert result.exit_code == 0
     assert "no records in" in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["table"], ["evidence"], ["overview"], ["ablation", "aim"], ["build"], ["show", "aim-0123"], ["validate"],
+     ["site"], ["cite", "aim-0123"], ["export"], ["compare", "aim-0123", "erm-0123"], ["reselect", "aim-0123"]],
+)  # fmt: skip
+def test_a_registry_that_is_named_and_is_not_there_is_an_error(tmp_path, words):
+    with pytest.raises(RecordError, match="none is no folder; name one that holds records/"):
+        CliRunner().invoke(whole, ["results", *words, "--results", str(tmp_path / "none")], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +115,7 @@ def test_a_method_alone_keeps_the_marks_of_its_whole_table(root, make_record, ma
 
 
 def test_table_reads_the_folder_that_the_option_names(root, tmp_path):
+    (tmp_path / "other").mkdir()
     result = CliRunner().invoke(app, ["table", "--results", str(tmp_path / "other")])
     assert str(tmp_path / "other" / "records") in result.stderr
 
