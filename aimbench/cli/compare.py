@@ -9,6 +9,7 @@ from aimbench.cli.options import Cards, DataRoot, RegistryRoot, parse_names, png
 from aimbench.cli.results import write_bytes, write_text
 
 if TYPE_CHECKING:
+    from aimbench.data.dataset import ShardDataset
     from aimbench.record import Record
     from aimbench.results.compare import Comparison
     from aimbench.results.store import Store
@@ -46,13 +47,17 @@ def compare(
     from aimbench.results.store import Store
 
     store = Store(paths.results_root(results))
-    comparison = compare_records(store, _side(store, first, all_seeds), _side(store, second, all_seeds), split)
+    one, other = _side(store, first, all_seeds), _side(store, second, all_seeds)
+    # Opened before the tests, which take long, though it is needed after them.
+    dataset = None if draw is None else _dataset_of(one[0], paths.data_root(data), cards)
+    comparison = compare_records(store, one, other, split)
     typer.echo("\n".join(comparison_lines(comparison, max_groups=max_groups, max_samples=max_samples)))
     if csv is not None:
         write_text(csv, comparison.samples.to_csv(), "--csv")
-    if draw is not None:
-        _draw(comparison, max_samples, draw, paths.data_root(data), cards)
-        typer.echo(draw)
+    if draw is not None and dataset is not None:
+        drawn, differing = _draw(comparison, max_samples, draw, dataset), len(comparison.samples)
+        some = f": {drawn} of {differing} samples that differ; --max-samples sets how many"
+        typer.echo(f"{draw}{some if drawn < differing else ''}")
 
 
 def reselect(
@@ -106,12 +111,11 @@ def _side(store: "Store", words: str, all_seeds: bool) -> "list[Record]":
     return list(found.values())
 
 
-def _draw(comparison: "Comparison", limit: int, out: Path, data_root: Path, cards: Path | None) -> None:
+def _dataset_of(record: "Record", data_root: Path, cards: Path | None) -> "ShardDataset":
     from aimbench.data.dataset import ShardDataset
-    from aimbench.data.preview import captioned_sheet, to_png
     from aimbench.errors import DataError
 
-    expected = comparison.first[0].dataset
+    expected = record.dataset
     dataset = ShardDataset.open(f"{expected.name}@{expected.variant}", data_root, cards)
     if dataset.manifest.fingerprint != expected.fingerprint:
         raise DataError(
@@ -119,6 +123,14 @@ def _draw(comparison: "Comparison", limit: int, out: Path, data_root: Path, card
             f" {dataset.manifest.fingerprint[:12]}, the records {expected.fingerprint[:12]}: other samples;"
             f" rebuild with '{dataset.rebuild}'"
         )
+    return dataset
+
+
+def _draw(comparison: "Comparison", limit: int, out: Path, dataset: "ShardDataset") -> int:
+    """Writes the picture; returns how many samples it shows."""
+    from aimbench.data.preview import captioned_sheet, to_png
+    from aimbench.errors import DataError
+
     rows = comparison.samples.head(limit)
     if rows.empty:
         raise DataError("compare: the two differ on no sample, so there is nothing to draw; leave out --draw")
@@ -131,3 +143,4 @@ def _draw(comparison: "Comparison", limit: int, out: Path, data_root: Path, card
     ids = [side[0].id for side in (comparison.first, comparison.second)]
     sheet = captioned_sheet(items, f"share of runs that were right: first {ids[0]}, second {ids[1]}")
     write_bytes(out, to_png(sheet), "--draw")
+    return len(items)

@@ -105,11 +105,13 @@ def compare(store: Store, first: Sequence[Record], second: Sequence[Record], spl
     """Compares two sides on the samples of a split.
 
     Raises:
-        RecordError: If a side's records differ in more than their seed, the sides are of different
-            datasets, or their predictions are not of the same samples.
+        RecordError: If a side's records differ in more than their seed, a record is on both sides, the sides are of
+            different datasets, or their predictions are not of the same samples.
     """
     for side in (first, second):
         _check_side(side)
+    if both := {record.id for record in first} & {record.id for record in second}:
+        raise RecordError(f"record {min(both)} is on both sides; compare it with another")
     _check_same_dataset(first[0], second[0])
     tables = [[read_predictions(store, record, split) for record in side] for side in (first, second)]
     keys = tables[0][0].index

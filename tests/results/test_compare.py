@@ -9,7 +9,7 @@ from scipy.stats import norm
 from typer.testing import CliRunner
 
 from aimbench.cli import app
-from aimbench.errors import RecordError
+from aimbench.errors import DataError, RecordError
 from aimbench.results.compare import compare, same_but_for_seed
 from aimbench.results.compare_text import comparison_lines
 from aimbench.results.store import Store
@@ -133,10 +133,24 @@ def test_refuses_what_is_not_paired(store, add):
     with pytest.raises(RecordError, match="named more than once"):
         compare(store, [one, one], [one])
     with pytest.raises(RecordError, match="no predictions of 'tset'; did you mean 'test'"):
-        compare(store, [one], [one], "tset")
+        compare(store, [one], [add("erm", HALF)], "tset")
     (store.records / "waterbirds" / f"{one.id}.predictions.parquet").write_bytes(b"edited")
     with pytest.raises(RecordError, match="changed after the run"):
-        compare(store, [one], [one])
+        compare(store, [one], [add("erm", HALF)])
+
+
+def test_a_run_is_not_compared_with_itself(store, add):
+    one, other = add("aim", ALL_RIGHT), add("aim", HALF, seed=1)
+    with pytest.raises(RecordError, match=f"record {one.id} is on both sides; compare it with another"):
+        compare(store, [one], [one, other])
+
+
+def test_a_dataset_to_draw_from_is_looked_for_before_the_tests(store, add, tmp_path):
+    ids = [add("aim", ALL_RIGHT).id, add("erm", HALF).id]
+    words = ["results", "compare", *ids, "--draw", str(tmp_path / "differ.png"), "--data", str(tmp_path / "none")]
+    done = CliRunner().invoke(app, [*words, "--results", str(store.root)])
+    assert isinstance(done.exception, DataError)
+    assert done.stdout == ""
 
 
 def test_command_line(store, add, tmp_path):

@@ -254,6 +254,7 @@ def test_two_of_them_are_compared_and_their_differences_drawn(
     assert done.exit_code == 0, done.output
     assert "first alone right on 3 samples, second on 0" in done.output
     assert "and 1 more" in done.output
+    assert f"{picture}: 2 of 3 samples that differ; --max-samples sets how many" in done.output
     with Image.open(picture) as drawn:
         assert drawn.width > 100
     done = CliRunner().invoke(app, ["results", "reselect", ids[0], *roots[:2]])
