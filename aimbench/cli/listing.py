@@ -34,6 +34,8 @@ def methods(
         _print_method(get_method(name))
         if (card := method_card(name)) is not None:
             print_reproduction(name, card)
+        else:
+            typer.echo(f"card: none; docs/adding-a-method.md says how to write {name}.yaml beside the code")
         return
     datasets = [load_card(dataset) for dataset in list_cards()]
     rows, broken = [], []

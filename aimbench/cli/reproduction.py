@@ -85,8 +85,9 @@ def _print_ours(name: str) -> None:
     header = ("ours", "backbone", "selector", "config", "runs", "accuracy", "WGA", "EPG gradcam")
     if rows:
         print_columns(header, rows)
-    if len(runs) > len(shown):
+    if others := len(runs) - len(shown):
+        several = others > 1
         typer.echo(
-            f"and {len(runs) - len(shown)} runs with other settings: 'aimbench results table --method {name}' and"
-            f" 'aimbench results ablation {name}' show them"
+            f"and {others} run{'s' * several} with other settings: 'aimbench results table --method {name}' and"
+            f" 'aimbench results ablation {name}' show {'them' if several else 'it'}"
         )

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from aimbench.cli.defaults import settings_of
 from aimbench.cli.listing import app
+from aimbench.cli.reproduction import print_reproduction
 from aimbench.errors import ConfigError
 from aimbench.train.registry import MethodEntry, later_settings, list_methods, method_card
 
@@ -61,6 +62,11 @@ def test_a_methods_card_is_shown_with_its_settings():
     assert ["batch_size", "128", "group_DRO repository (Sagawa et al. 2020), Waterbirds"] in lines
 
 
+def test_a_method_without_a_card_says_so(monkeypatch):
+    monkeypatch.setattr("aimbench.train.registry.method_card", lambda name: None)
+    assert run("methods", "erm")[-1][0].startswith("card: none; docs/adding-a-method.md says how to write erm.yaml")
+
+
 @pytest.mark.parametrize("name", [entry.name for entry in list_methods()])
 def test_every_method_shows_a_whole_reproduction_card(name, monkeypatch, tmp_path):
     monkeypatch.setenv("AIMBENCH_RESULTS", str(tmp_path))  # without records: what is missing is said
@@ -86,6 +92,13 @@ def test_published_numbers_stand_beside_those_of_our_records(monkeypatch):
     assert several
     assert any("runs with other settings" in line[0] for line in lines)
     assert {f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}" for values in several} <= shown
+
+
+def test_a_single_run_of_other_settings_is_one_run(monkeypatch, capsys):
+    monkeypatch.setattr("aimbench.cli.reproduction.find_digests", lambda *asked: [None])
+    monkeypatch.setattr("aimbench.cli.reproduction.at_defaults", lambda runs: [])
+    print_reproduction("erm", method_card("erm"))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("and 1 run with other settings: ")
 
 
 def test_datasets_are_listed_from_their_cards(monkeypatch):
