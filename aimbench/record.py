@@ -18,7 +18,8 @@ SCHEMA_VERSION: Literal[1] = 1
 ROUNDING_TIPS = 0.01
 """Share of samples that rounding on two machines may tip to another class."""
 
-Kind = Literal["official", "partial", "mini"]
+Kind = Literal["official", "partial", "uncounted", "mini"]
+"""Of a dataset's build; ``uncounted`` is what no counts or fingerprint on its card could be held against."""
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Signed = Annotated[float, Field(ge=-1, le=1)]

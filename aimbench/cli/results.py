@@ -38,6 +38,7 @@ class RecordKind(StrEnum):
 
     official = "official"
     partial = "partial"
+    uncounted = "uncounted"
     mini = "mini"
 
 

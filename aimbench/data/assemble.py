@@ -33,7 +33,7 @@ class Job:
         card: Of the dataset.
         variant: Its name.
         plan: What to render.
-        kind: Whether the build is official, partial or a mini.
+        kind: Whether the build is official, partial, uncounted or a mini.
         seed: Of splits and pairings.
         plan_hash: sha256 of the plan.
         forms: Which forms of the sources were used.

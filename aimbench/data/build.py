@@ -135,8 +135,8 @@ def _stands(folder: Path, job: Job) -> bool:
         if job.kind == "mini" and manifest.seed == job.seed:
             return False  # an outdated mini costs seconds
         raise DataError(
-            f"{folder} holds another build of {job.card.name}@{job.variant} (other raw data, seed or builder "
-            "version); add --force to replace it"
+            f"{folder} holds another build of {job.card.name}@{job.variant} (other raw data, seed, kind or "
+            "builder version); add --force to replace it"
         )
     return True
 
@@ -217,7 +217,10 @@ def _kind(card: Card, variant: str, plan: Plan, partial: bool, fell_back: bool) 
             f"{'; ...' if len(found) > 4 else ''}; complete the raw folder, or add --partial to build "
             "what is there"
         )
-    return "partial" if found or fell_back else "official"
+    if found or fell_back:
+        return "partial"
+    stated = card.variants[variant]
+    return "official" if stated.counts or stated.fingerprint else "uncounted"
 
 
 def _hash_plan(plan: Plan, raw: RawFolder, kind: Kind, seed: int) -> str:

@@ -30,7 +30,7 @@ class Digest:
         id: Id of the record.
         dataset: Name of the dataset.
         variant: Its variant.
-        kind: ``official``, ``partial`` or ``mini``.
+        kind: ``official``, ``partial``, ``uncounted`` or ``mini``.
         fingerprint: sha256 over the dataset's samples.
         backbone: Name of the backbone.
         weights: Where its weights came from.

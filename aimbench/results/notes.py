@@ -139,5 +139,6 @@ _NOTE_OF_KIND: dict[Kind, str] = {
     "official": "",
     "partial": "Partial set: part of the official images, or composites made anew from part of their sources; not "
     "comparable with published numbers.",
+    "uncounted": "Uncounted set: its card states neither counts nor a fingerprint, so nothing says that it is whole.",
     "mini": "Synthetic mini set: shows that the code runs, not how good a method is.",
 }

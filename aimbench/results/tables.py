@@ -1,8 +1,8 @@
 """Tables from records: one row a method and setting, aggregated over seeds.
 
 Runs share a table only if they can be compared: same dataset variant, kind
-(official, partial or mini), fingerprint, backbone, weights and selector. Within
-a table only rows of the same regime are ranked.
+(official, partial, uncounted or mini), fingerprint, backbone, weights and
+selector. Within a table only rows of the same regime are ranked.
 """
 
 import hashlib

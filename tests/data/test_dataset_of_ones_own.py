@@ -42,7 +42,7 @@ def test_from_download_to_preview(archive_on_a_server: tuple[str, bytes], tmp_pa
     raw, root, picture = str(tmp_path / "raw"), str(tmp_path / "data"), tmp_path / "sheet.png"
     told = invoke("fetch", "mine", "--cards", cards, "--raw", raw)
     assert f"images: mine.zip {len(content) / 1e6:.1f} MB, {address}" in told
-    assert "kind official" in invoke("build", "mine", "--cards", cards, "--raw", raw, "--data", root, "--workers", "1")
+    assert "kind uncounted" in invoke("build", "mine", "--cards", cards, "--raw", raw, "--data", root, "--workers", "1")
     assert "22 samples" in invoke("verify", "mine", "--cards", cards, "--data", root)
     assert "archive mine.zip" in invoke("info", "mine", "--cards", cards, "--data", root)
     invoke("preview", "mine", "--cards", cards, "--data", root, "--out", str(picture))

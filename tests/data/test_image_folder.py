@@ -31,7 +31,7 @@ def build_mine(raw: Path, root: Path, variant: dict[str, Any] | None = None, **c
 
 def test_folders_are_classes_and_bytes_pass_through(tree: Path, tmp_path: Path) -> None:
     dataset = build_mine(tree, tmp_path)
-    assert dataset.manifest.kind == "official"
+    assert dataset.manifest.kind == "uncounted"
     counts = {name: split.classes for name, split in dataset.manifest.splits.items()}
     assert counts == {
         "train": {"cat": 6, "dog": 6},

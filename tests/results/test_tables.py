@@ -274,6 +274,7 @@ def test_a_metric_that_only_some_runs_have_says_of_how_many_it_is(make_record, m
     [
         ({"kind": "mini"}, "Synthetic mini set"),
         ({"kind": "partial"}, "not comparable with published numbers"),
+        ({"kind": "uncounted"}, "nothing says that it is whole"),
         ({"dirty": True}, "1 of 1 runs came from code with uncommitted changes"),
     ],
 )
