@@ -33,6 +33,12 @@ def test_records_results_and_cards_import_without_torch(modules):
     assert run_python(f"import sys, {modules}; print('torch' in sys.modules)") == "False"
 
 
+def test_a_methods_settings_are_read_without_the_libraries_that_only_training_needs():
+    heavy = "{'timm', 'torchvision', 'lightning_fabric', 'torchmetrics'}"
+    code = f"import sys, aimbench.methods.aim; print({heavy} & {{*sys.modules}})"
+    assert run_python(code) == "set()"
+
+
 def test_the_engine_imports_no_method():
     # import-linter does not see the mapped packages aimbench.methods and aimbench.baselines.
     offenders = [

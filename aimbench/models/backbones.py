@@ -13,7 +13,6 @@ the ordinary network and not a weakened one.
 from collections.abc import Collection
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -219,6 +218,8 @@ def create_pyramid(name: str) -> FeaturePyramid:
     Raises:
         ConfigError: timm does not know the name, or the network gives no feature maps.
     """
+    import timm  # takes seconds, which whoever only lists a method's settings need not wait
+
     base = name.split(".")[0]
     if not timm.is_model(base):
         raise ConfigError(f"unknown backbone '{name}': {nearest_names(base, timm.list_models())}")

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from timm.models import ConvNeXt, EfficientNet, ResNet
 from torch import nn
 
 from aimbench.errors import ConfigError
@@ -20,6 +19,8 @@ def stage_modules(network: nn.Module, name: str) -> list[list[nn.Module]]:
     Raises:
         ConfigError: the network is of another family than those whose stages are a plain sequence.
     """
+    from timm.models import ConvNeXt, EfficientNet, ResNet
+
     parts: Any = network
     if isinstance(network, ResNet):
         return [[parts.layer2], [parts.layer3], [parts.layer4]]

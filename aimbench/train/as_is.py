@@ -21,7 +21,8 @@ from aimbench.train.cost import cost
 from aimbench.train.environment import code_info, environment
 from aimbench.train.evaluate import BATCH, check_epg_samples, check_ground_truth, look
 from aimbench.train.experiment import Result
-from aimbench.train.predictions import Inference, Predictions
+from aimbench.train.inference import Inference
+from aimbench.train.predictions import Predictions
 from aimbench.train.processes import check_accelerator, start
 from aimbench.train.progress import Reporter
 from aimbench.train.scoring import dataset_info, evaluation_settings, prediction_table, score

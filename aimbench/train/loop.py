@@ -23,11 +23,12 @@ from aimbench.train.config import TrainConfig, for_phase
 from aimbench.train.epoch_batches import epoch_batches
 from aimbench.train.epoch_report import EpochReport
 from aimbench.train.epochs import EpochStore
+from aimbench.train.inference import Inference
 from aimbench.train.method import Method
 from aimbench.train.optim import make_optimizer, set_trainable
 from aimbench.train.phase import Fitted, Phase
 from aimbench.train.phase_check import check_phase
-from aimbench.train.predictions import Embeddings, Inference, Predictions
+from aimbench.train.predictions import Embeddings, Predictions
 from aimbench.train.progress import Reporter
 from aimbench.train.run import Run
 from aimbench.train.run_model import RunModel
