@@ -206,6 +206,19 @@ class Card(_Strict):
             raise CardError(f"dataset '{self.name}' has no variant '{name}'; {nearest_names(name, self.variants)}")
         return self.variants[name]
 
+    def source(self, name: str) -> Source:
+        """Returns the source called ``name``, which a layout or its options ask for.
+
+        Raises:
+            CardError: If the card has no such source.
+        """
+        if name not in self.sources:
+            raise CardError(
+                f"card of {self.name}: its layout or options name source '{name}', which 'sources' does not have;"
+                f" {nearest_names(name, self.sources)}"
+            )
+        return self.sources[name]
+
 
 def load_card(name: str, cards_dir: Path | None = None) -> Card:
     """Reads and validates the card of dataset ``name``.

@@ -11,6 +11,7 @@ from aimbench.cards import Card
 from aimbench.data.counts import summarise_counts
 from aimbench.data.layouts import Plan
 from aimbench.data.manifest import INDEX_NAME, MANIFEST_NAME, IndexInfo, Manifest, sha256_of
+from aimbench.data.recipes import Recipes
 from aimbench.data.rendering import rendered
 from aimbench.data.samples import Recipe
 from aimbench.data.shard_index import Joined, join_parts
@@ -152,6 +153,22 @@ def _empty_masks(joined: Joined) -> list[str]:
     return [f"{truth.empty_masks} of {masks} masks are empty; {mend}"] if 2 * truth.empty_masks > masks else []
 
 
+def _same_images(joined: Joined, recipes: Recipes) -> list[str]:
+    """Warnings of photographs that are there twice, byte for byte; official sets hold some, so it is no error."""
+    notes = []
+    for same, what in (
+        (joined.same_images.in_train_and_elsewhere(), "photographs of train that are in another split too"),
+        (joined.same_images.of_two_classes(), "photographs with two labels"),
+    ):
+        if same is not None:
+            one, other = (recipes.find(*sample).source for sample in (same.one, same.other))
+            notes.append(
+                f"warning: {what}, byte for byte: {same.number}, the first {one} and {other}; keep one of each, unless"
+                " the dataset is defined so"
+            )
+    return notes
+
+
 def _finish(target: Path, parts: Path, job: Job) -> Manifest:
     """Writes index, further files and manifest."""
     joined = join_parts(parts, target / INDEX_NAME)
@@ -178,7 +195,7 @@ def _finish(target: Path, parts: Path, job: Job) -> Manifest:
         synthesis=job.synthesis,
         files={file: sha256_of(target / file) for file in job.plan.files},
         source_forms=job.forms,
-        notes=[*job.plan.notes, *job.plan.lacking, *empty],
+        notes=[*job.plan.notes, *job.plan.lacking, *empty, *_same_images(joined, job.plan.recipes)],
     )
     (target / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest

@@ -209,14 +209,15 @@ def dataset_folder(data_root: Path, name: str, variant: str) -> Path:
 
 
 def missing_sources(card: Card, sources: list[str]) -> Iterator[str]:
-    """Yields one phrase for each source: archives, folder, URLs and checksum."""
+    """Yields one phrase for each source: archives, folder and what it must hold, URLs and checksum."""
     for name in sources:
-        source = card.sources[name]
+        source = card.source(name)
         checksum = f"md5 {source.md5}" if source.md5 else f"sha256 {source.sha256}" if source.sha256 else ""
         hub = [f"https://huggingface.co/datasets/{source.hub}"] if source.hub else []
         places = [*source.urls, *source.pages, *hub] or ["no public address known"]
         origin = ", ".join([*places, *([checksum] if checksum else [])])
-        yield f"{source.names} or the unpacked folder {source.folders[0]}/ ({origin})"
+        holds = f" with {' and '.join(source.holds)}" if source.holds else ""
+        yield f"{source.names} or the unpacked folder {source.folders[0]}/{holds} ({origin})"
 
 
 def _ensure_mini(card: Card, variant: str, folder: Path, data_root: Path, cards_dir: Path | None) -> None:

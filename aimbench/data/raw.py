@@ -31,7 +31,8 @@ class RawFolder:
 
     def __post_init__(self) -> None:
         if not self.root.is_dir():
-            raise DataError(f"raw folder {self.root} does not exist; name the folder that holds the archives")
+            problem = "is a file" if self.root.is_file() else "does not exist"
+            raise DataError(f"raw folder {self.root} {problem}; name the folder that holds the archives")
 
     def has(self, source: Source) -> bool:
         """Tells whether the source is there, unpacked or as an archive."""
@@ -39,7 +40,7 @@ class RawFolder:
 
     def missing(self, card: Card, sources: Iterable[str]) -> list[str]:
         """Returns those of the card's sources that are not there."""
-        return [name for name in sources if not self.has(card.sources[name])]
+        return [name for name in sources if not self.has(card.source(name))]
 
     def open(self, card: Card, name: str, wanted: Iterable[str] = ()) -> Path:
         """Returns the folder of one source, after unpacking its archive if there is no folder.
@@ -50,9 +51,10 @@ class RawFolder:
             wanted: Where an archive holds one tar a class, the classes to unpack; empty for all.
 
         Raises:
+            CardError: If the card has no such source.
             DataError: If it is missing, its checksum differs, or the archive holds an unsafe member.
         """
-        source = card.sources[name]
+        source = card.source(name)
         folder = self._folder(source)
         if folder is not None:
             of_hub = folder / HUB_NOTE

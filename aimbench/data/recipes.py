@@ -68,6 +68,12 @@ class Recipes:
         one, other = (_load(recipe, found[0]) for (recipe,) in self._database.execute(query, found))
         return one, other
 
+    def find(self, split: str, key: str) -> Recipe:
+        """Returns the recipe of a sample."""
+        query = "SELECT recipe FROM recipes WHERE split = ? AND key = ?"
+        (recipe,) = self._database.execute(query, (split, _bytes(key))).fetchone()
+        return _load(recipe, split)
+
     def by_class(self, split: str) -> Iterator[tuple[int, int]]:
         """Yields (label, number) of a split, sorted by label and key."""
         query = "SELECT label, number FROM recipes WHERE split = ? ORDER BY label, key"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aimbench.data.manifest import GroundTruthSummary, ShardInfo
-from aimbench.data.shards import Fingerprint, index_schema, read_part
+from aimbench.data.same_images import SameImages
+from aimbench.data.shards import Fingerprint, image_digest, index_schema, read_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,10 +21,12 @@ class Joined:
     Attributes:
         fingerprint: sha256 over all samples.
         shards: What each shard is, in the order of their names.
+        same_images: Which photographs are there more than once.
     """
 
     fingerprint: str = ""
     shards: list[ShardInfo] = field(default_factory=list)
+    same_images: SameImages = field(default_factory=SameImages)
     _samples: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     _traits: Counter[str] = field(default_factory=Counter)
     _masks: int = 0
@@ -62,8 +65,11 @@ class Joined:
 
     def add(self, table: "pa.Table") -> None:
         """Counts the rows of one shard."""
-        columns = (table[name].to_pylist() for name in ("split", "label", "group"))
-        self._samples.update(zip(*columns, strict=True))
+        split, label, group, key, digest = (
+            table[name].to_pylist() for name in ("split", "label", "group", "key", "digest")
+        )
+        self._samples.update(zip(split, label, group, strict=True))
+        self.same_images.add(map(image_digest, digest), split, label, key)
         self._traits.update(trait for traits in table["traits"].to_pylist() for trait in traits.split(",") if trait)
         masks = [share for share in table["foreground_share"].to_pylist() if share is not None]
         boxes = [share for share in table["box_share"].to_pylist() if share is not None]

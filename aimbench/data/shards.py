@@ -192,6 +192,11 @@ def sample_digest(split: str, key: str, members: list[str]) -> str:
     return "\t".join([split, key, *members])
 
 
+def image_digest(sample: str) -> str:
+    """Returns the sha256 of a sample's image, of its line of ``sample_digest``."""
+    return sample.split("\t")[2].rpartition(":")[2]
+
+
 class Fingerprint:
     """The sha256 over all samples; it does not depend on the order or the size of the shards."""
 

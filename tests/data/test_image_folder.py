@@ -133,7 +133,37 @@ def test_what_is_left_out_of_class_folders_is_said(tree: Path, tmp_path: Path) -
     (tree / "mine" / "val" / "dog" / "notes.txt").touch()
     (tree / "mine" / "val" / "dog" / ".hidden").touch()
     notes = build_mine(tree, tmp_path).manifest.notes
-    assert notes[1:] == ["not taken for images in class folders: 2 files or folders, the first train/cat/more"]
+    assert "not taken for images in class folders: 2 files or folders, the first train/cat/more" in notes
+
+
+def test_a_photograph_in_train_and_test_or_with_two_labels_is_said(tmp_path: Path) -> None:
+    tree = tmp_path / "raw" / "mine"
+    files = "train/cat/a train/cat/b train/dog/c train/dog/d val/cat/e val/dog/f dev/cat/x dev/dog/y"
+    for number, name in enumerate(files.split()):
+        write_image(tree / f"{name}.JPEG", 10 * number)
+    options = {"splits": {"train": "train", "val": "dev", "test": "val"}}
+
+    def warnings(root: Path) -> list[str]:
+        notes = build_mine(tree.parent, root, {"options": options}).manifest.notes
+        return [note for note in notes if note.startswith("warning")]
+
+    assert warnings(tmp_path / "clean") == []
+    shutil.copy(tree / "train/cat/b.JPEG", tree / "val/cat/g.JPEG")
+    shutil.copy(tree / "train/cat/a.JPEG", tree / "val/cat/h.JPEG")
+    shutil.copy(tree / "train/dog/c.JPEG", tree / "train/cat/i.JPEG")
+    leak, labels = warnings(tmp_path / "leaking")
+    assert "photographs of train that are in another split too, byte for byte: 2, the first" in leak
+    assert "the first train/cat/a.JPEG and val/cat/h.JPEG; keep one" in leak
+    assert "photographs with two labels, byte for byte: 1, the first train/cat/i.JPEG and train/dog/c.JPEG" in labels
+
+
+@pytest.mark.parametrize(
+    "option", [{"source": "imgs"}, {"voc": ["imgs"]}, {"masks": {"source": "imgs", "pattern": "x"}}]
+)
+def test_a_source_that_the_card_does_not_have_is_named(tree: Path, tmp_path: Path, option: dict[str, Any]) -> None:
+    options = {"splits": {"train": "train", "test": "val"}, **option}
+    with pytest.raises(CardError, match=r"card of mine: .*options name source 'imgs'.* 'images'"):
+        build_mine(tree, tmp_path, {"options": options})
 
 
 def test_empty_file_is_named(tree: Path, tmp_path: Path) -> None:

@@ -208,6 +208,15 @@ def test_paths_in_data_files_stay_inside(tmp_path: Path, path: str) -> None:
 def test_raw_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         RawFolder(tmp_path / "nowhere", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file is a file; name the folder"):
+        RawFolder(tmp_path / "file", tmp_path)
+
+
+def test_a_source_that_is_not_there_says_what_its_folder_must_hold(tmp_path: Path) -> None:
+    (tmp_path / "CUB_200_2011").mkdir()
+    with pytest.raises(DataError, match=r"unpacked folder CUB_200_2011/ with images\.txt and classes\.txt"):
+        RawFolder(tmp_path, tmp_path).open(load_card("cub"), "cub")
 
 
 def test_a_zip_with_a_password_is_named(tmp_path: Path) -> None:

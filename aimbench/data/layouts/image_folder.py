@@ -124,9 +124,9 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
 
 def _read_boxes(raw: RawFolder, card: Card, options: ImageFolderOptions) -> _Boxes:
     """Annotations are optional: those that the raw folder lacks are left out."""
-    voc = [raw.open(card, name) for name in options.voc if raw.has(card.sources[name])]
+    voc = [raw.open(card, name) for name in options.voc if raw.has(card.source(name))]
     files = (
-        member(raw.open(card, name), file) for name, file in options.solutions.items() if raw.has(card.sources[name])
+        member(raw.open(card, name), file) for name, file in options.solutions.items() if raw.has(card.source(name))
     )
     return _Boxes(voc, SolutionBoxes(files))
 

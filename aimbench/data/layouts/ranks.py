@@ -73,11 +73,11 @@ def keep_ranked(raw: RawFolder, card: Card, ranks: Ranks, recipes: Recipes) -> N
 
 def _find(raw: RawFolder, card: Card, ranks: Ranks) -> Path:
     for source, file in ranks.files.items():
-        if raw.has(card.sources[source]):
+        if raw.has(card.source(source)):
             path = member(raw.open(card, source), file)
             if path.is_file():
                 return path
-    wanted = " or ".join(f"{file} of {card.sources[source].archive}" for source, file in ranks.files.items())
+    wanted = " or ".join(f"{file} of {card.source(source).archive}" for source, file in ranks.files.items())
     raise DataError(f"{raw.root} has no ranking: put {wanted} there")
 
 

@@ -192,7 +192,7 @@ def plan_release(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Pla
     cub = read_cub(raw, card)
     fixed = raw.open(card, FIXED)
     black, random = (
-        raw.open(card, name) if raw.has(card.sources[name]) else None for name in (BLACK_SOURCE, RANDOM_SOURCE)
+        raw.open(card, name) if raw.has(card.source(name)) else None for name in (BLACK_SOURCE, RANDOM_SOURCE)
     )
     home = _read_place_map(fixed / "train_places.json", cub)
     away = _read_place_map(fixed / "test_places.json", cub)

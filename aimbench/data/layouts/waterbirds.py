@@ -268,7 +268,7 @@ def _mask(masks: Path, file: str) -> Path:
 
 def _boxes(raw: RawFolder, card: Card) -> dict[str, tuple[Box, ...]]:
     """CUB's boxes by file name, where CUB is there."""
-    if not raw.has(card.sources["cub"]):
+    if not raw.has(card.source("cub")):
         return {}
     return {bird.file: (bird.box,) for bird in read_cub(raw, card).birds}
 
