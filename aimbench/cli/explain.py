@@ -43,12 +43,17 @@ def explain(
     """
     from aimbench import paths
     from aimbench.errors import ConfigError
+    from aimbench.train.run_folder import run_folder
+
+    if len(run) > 1 and (image or by_epg):
+        raise ConfigError("--image and --by-epg explain one run; leave them out to compare runs on a split")
+    for one in run:
+        run_folder(one, paths.runs_root(runs))  # a wrong word is answered before seconds of imports
+
     from aimbench.train.explain import draw_run
     from aimbench.train.side_by_side import draw_runs
 
     if len(run) > 1:
-        if image or by_epg:
-            raise ConfigError("--image and --by-epg explain one run; leave them out to compare runs on a split")
         for drawn in draw_runs(
             run,
             data_root=paths.data_root(data),

@@ -25,15 +25,26 @@ def probe(
     from aimbench.metrics.probe_words import probe_figures, probe_words
     from aimbench.results.predictions import read_predictions
     from aimbench.results.store import Store
+    from aimbench.train.run_folder import run_folder
+
+    if samples is not None and samples < 1:
+        raise ConfigError(f"--samples {samples}: give at least 1")
+    runs_root = paths.runs_root(runs)
+    asked = run_folder(run, runs_root).name  # a wrong word is answered before seconds of imports
+    store = Store(paths.results_root(results))
+    if not store.exists(asked):
+        typer.echo(
+            f"{store.records} holds no record {asked}: what is found is shown here and not written (--results names"
+            " another registry)",
+            err=True,
+        )
+
     from aimbench.train.opened import check_tells_of, open_run
     from aimbench.train.probes import check_probes
     from aimbench.train.probes import probe as run_probes
 
     names = check_probes(parse_names(tests))
-    if samples is not None and samples < 1:
-        raise ConfigError(f"--samples {samples}: give at least 1")
-    experiment, trainer = open_run(run, data_root=paths.data_root(data), runs_root=paths.runs_root(runs), cards=cards)
-    store = Store(paths.results_root(results))
+    experiment, trainer = open_run(run, data_root=paths.data_root(data), runs_root=runs_root, cards=cards)
     if store.exists(experiment.id):
         record = store.get(experiment.id)
         said = read_predictions(store, record, "test")["prediction"]
@@ -47,5 +58,3 @@ def probe(
         record = store.get(experiment.id)
         store.write(record.model_copy(update={"probes": {**record.probes, **found}}), replace=True)
         typer.echo(f"written into record {experiment.id}", err=True)
-    else:
-        typer.echo(f"{store.records} holds no record {experiment.id}: nothing was written", err=True)

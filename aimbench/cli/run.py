@@ -100,19 +100,14 @@ def run(
     """
     from aimbench import paths
     from aimbench.cards import parse_dataset
+    from aimbench.metrics.selectors import check_headline
     from aimbench.results.store import Store
-    from aimbench.train.registry import check_method
+    from aimbench.train.config import read_config
+    from aimbench.train.registry import check_method, get_method
 
     check_method(method)  # a wrong word is answered before seconds of imports
     parse_dataset(dataset, cards)
-
-    from aimbench.train.claim import claimed
-    from aimbench.train.experiment import Experiment, Request
-    from aimbench.train.live import check_view
-    from aimbench.train.processes import is_first_by_environment
-    from aimbench.train.progress import Reporter
-
-    given = {
+    options = {
         "train": train,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -127,6 +122,20 @@ def run(
         "augment_on": augment_on,
         "precision": precision,
     }
+    training = {name: value for name, value in options.items() if value is not None}
+    settings = parse_settings(set_)
+    method_class = get_method(method)
+    method_class.configure(settings, preset)
+    read_config({**method_class.training_defaults, **training})
+    if selector is not None:
+        check_headline(selector)
+
+    from aimbench.train.claim import claimed
+    from aimbench.train.experiment import Experiment, Request
+    from aimbench.train.live import check_view
+    from aimbench.train.processes import is_first_by_environment
+    from aimbench.train.progress import Reporter
+
     check_view(log)
     reporter = Reporter(quiet=not is_first_by_environment())
     store = Store(paths.results_root(results))
@@ -142,8 +151,8 @@ def run(
             runs_root=paths.runs_root(runs),
             selector=selector,
             preset=preset,
-            settings=parse_settings(set_),
-            training={name: value for name, value in given.items() if value is not None},
+            settings=settings,
+            training=training,
             epg_samples=epg_samples,
             epg_region=epg_region,
             **({} if attributions is None else {"attributions": parse_names(attributions)}),

@@ -16,6 +16,7 @@ from aimbench.train.experiment import Experiment, Request
 from aimbench.train.loop import Trainer
 from aimbench.train.progress import Reporter
 from aimbench.train.registry import later_settings
+from aimbench.train.run_folder import run_folder
 
 _COMPARED = 256
 """Test samples that tell one training from another."""
@@ -33,15 +34,8 @@ def open_run(run: str, *, data_root: Path, runs_root: Path, cards: Path | None =
     Raises:
         ConfigError: no run, or more than one, has the id.
     """
-    found = sorted(runs_root.glob(f"*/{run}*/definition.json")) if _is_plain(run) else []
-    if len(found) != 1:
-        known = ", ".join(path.parent.name for path in found[:5])
-        problem = f"{len(found)} runs start with '{run}' ({known})" if found else f"no run '{run}'"
-        raise ConfigError(
-            f"{problem} under {runs_root}; its checkpoint must lie there, see --runs; the last line"
-            " of 'aimbench results show ID' makes it again"
-        )
-    return open_checkpoint(found[0].with_name("selected.pt"), data_root=data_root, cards=cards)
+    file = run_folder(run, runs_root) / "selected.pt"
+    return open_checkpoint(file, data_root=data_root, cards=cards)
 
 
 def open_checkpoint(file: Path, *, data_root: Path, cards: Path | None = None) -> tuple[Experiment, Trainer]:
@@ -159,7 +153,3 @@ def check_tells_of(record: Record, said: Mapping[str, int], experiment: Experime
             f"run {record.id} in {experiment.folder} predicts another class than its record on {others} of"
             f" {len(order)} test samples, so the record tells of another training; {mend}"
         )
-
-
-def _is_plain(run: str) -> bool:
-    return all(c.isalnum() or c in "-_" for c in run)

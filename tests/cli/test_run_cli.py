@@ -36,6 +36,27 @@ def test_what_answers_at_once_imports_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        (["run", "--method", "amm", "--dataset", "waterbirds@mini"], "torch"),
+        (["run", "--method", "erm", "--dataset", "waterbird@mini"], "torch"),
+        (["run", "--method", "erm", "--dataset", "waterbirds@mini", "--set", "x=1"], "timm"),
+        (["run", "--method", "erm", "--dataset", "waterbirds@mini", "--epochs", "0"], "timm"),
+        (["explain", "none-000"], "torch"),
+        (["probe", "none-000"], "torch"),
+    ],
+)
+def test_a_wrong_word_is_answered_before_what_is_heavy_is_imported(words: list[str], heavy: str) -> None:
+    code = (
+        "import sys; from aimbench.cli import app; from typer.testing import CliRunner\n"
+        f"error = CliRunner().invoke(app, {words}).exception\n"
+        f"print(type(error).__name__, {heavy!r} in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() in (["ConfigError", "False"], ["CardError", "False"])
+
+
 @pytest.mark.parametrize(("words", "times"), [(["--help"], 2.0), (["list", "methods"], 3.0)])
 def test_answers_in_time(words: list[str], times: float) -> None:
     # Against what the libraries of every answer cost in the same moments: a busy machine slows both.

@@ -103,6 +103,11 @@ def test_probes_are_written_into_the_record(
     assert call("--tests", "gryed") == (2, "error: unknown probe 'gryed': did you mean 'greyed'?\n")
     assert "give at least 1" in call("--samples", "0")[1]
 
+    path.unlink()
+    status, error = call("--samples", "12", "--tests", "greyed")
+    assert status == 0
+    assert error.startswith(f"{store.records} holds no record {trial.id}: what is found is shown here and not written")
+
 
 def test_centre_bias_needs_boxes_alone(experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     trial = experiment("erm", training={"epochs": 1})
