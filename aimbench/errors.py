@@ -39,8 +39,9 @@ _MOST_NAMED = 60
 def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Returns a hint such as ``did you mean 'aim' or 'afr'?``, or the known names if none is near."""
     choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, n=limit, cutoff=0.5)
+    any_case = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), any_case, n=limit, cutoff=0.5)
     if close:
-        return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
+        return "did you mean " + " or ".join(f"'{any_case[c]}'" for c in close) + "?"
     more = f", ... ({len(choices)} in all)" if len(choices) > _MOST_NAMED else ""
     return "known: " + (", ".join(choices[:_MOST_NAMED]) + more if choices else "none")

@@ -10,12 +10,12 @@ from aimbench.errors import nearest_names
 _SHOWN = 60  # characters of a wrong value
 
 
-def wrong_fields(error: ValidationError, model: type[BaseModel], *, below: str = "", noun: str = "field") -> str:
+def wrong_fields(error: ValidationError, model: type[BaseModel] | None, *, below: str = "", noun: str = "field") -> str:
     """Returns all that is wrong on one line: each field by its place, what is wrong there, and the mend.
 
     Args:
         error: What the model raised.
-        model: The model itself, for the names near an unknown one.
+        model: The model itself, for the names near an unknown one; None gives none.
         below: Where in a file the model stands, such as ``options``; put before the places.
         noun: What a reader calls a field, such as ``setting``.
     """
@@ -25,7 +25,7 @@ def wrong_fields(error: ValidationError, model: type[BaseModel], *, below: str =
     )
 
 
-def _in_words(found: Any, model: type[BaseModel], place: tuple[int | str, ...], noun: str) -> str:
+def _in_words(found: Any, model: type[BaseModel] | None, place: tuple[int | str, ...], noun: str) -> str:
     # Entries of a list are counted from one.
     name = ".".join(str(part + 1 if isinstance(part, int) else part) for part in place)
     if found["type"] == "extra_forbidden":
@@ -40,7 +40,7 @@ def _in_words(found: Any, model: type[BaseModel], place: tuple[int | str, ...], 
     return f"{noun} '{name}': {message} (got {found['input']!r:.{_SHOWN}})"
 
 
-def _model_at(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel] | None:
+def _model_at(model: type[BaseModel] | None, place: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The model whose fields lie at a place; None where the annotations do not tell."""
     at: Any = model
     for part in place:

@@ -9,6 +9,8 @@ from aimbench.errors import nearest_names
     ("name", "known", "hint"),
     [
         ("ami", ["erm", "aim"], "did you mean 'aim'?"),
+        ("AIM", ["erm", "aim"], "did you mean 'aim'?"),
+        ("cat", ["Cat", "dog"], "did you mean 'Cat'?"),
         ("zzz", ["erm", "aim"], "known: aim, erm"),
         ("zzz", [], "known: none"),
     ],

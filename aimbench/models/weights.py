@@ -109,7 +109,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     # Bytes that are no pickle at all end its reader with whatever they lead to.
     except (RuntimeError, ValueError, LookupError, EOFError, OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or "it ends too early"  # torch has no words for an empty file
         raise ConfigError(
             f"weights file {path} cannot be read ({reason}); it may be truncated: copy it again"
         ) from error

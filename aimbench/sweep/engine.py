@@ -8,8 +8,10 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -74,7 +76,8 @@ class Local:
                     visible_gpus=[number % gpus] if gpus else [],
                 )
                 share = Share(number, workers, os.getpid(), socket.gethostname())
-                started.append(executor.submit(Worker(), shared, board, share))
+                with _errors_into(self.logs / "controllers.log"):
+                    started.append(executor.submit(Worker(), shared, board, share))
             while not all(process.done() for process in started):
                 time.sleep(0.5)
                 tick()
@@ -82,6 +85,24 @@ class Local:
             for process in started:
                 if not process.done():
                     process.cancel()
+
+
+@contextmanager
+def _errors_into(log: Path) -> Iterator[None]:
+    """Has processes that start in the block write their errors into a file.
+
+    submitit's own process, between this one and a worker, answers Ctrl-C with a traceback, which says nothing.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,8 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"plan {path} can't be read ({error.strerror}); name a YAML file") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"plan {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"plan {path} is empty or not a mapping; write the fields of a plan into it (docs/plans.md)")
     try:
         return Plan.model_validate(content)
     except ValidationError as error:

@@ -43,8 +43,9 @@ def load(path: Path, run: str | None = None) -> dict[str, Any]:
             " code"
         ) from error
     except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
+        problem = str(error) or "it ends too early"  # torch has no words for an empty file
         raise ConfigError(
-            f"checkpoint {path} cannot be read ({error}); delete the run's folder and start over"
+            f"checkpoint {path} cannot be read ({problem}); delete the run's folder and start over"
         ) from error
     if run is not None and state.get("run", run) != run:
         raise ConfigError(f"checkpoint {path} is that of run {state['run']}, not of {run}; put the run's own back")

@@ -56,6 +56,10 @@ class TrainConfig(BaseModel):
         return without_later(self.model_dump(mode="json"), {"augment_on": "loader"})
 
 
+IN_PLANS_ALONE = frozenset({"warmup_epochs", "channels_last", "grad_clip"})
+"""Settings that are no options of ``aimbench run``."""
+
+
 def read_config(values: Mapping[str, Any]) -> TrainConfig:
     """Checked settings.
 

@@ -7,7 +7,7 @@ declares them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,12 +19,12 @@ from aimbench.models.backbones import FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output
 from aimbench.needs import MEANING, GroupCounts, unmet
 from aimbench.record import without_later
+from aimbench.train.config import IN_PLANS_ALONE, TrainConfig
 from aimbench.train.phase import Phase, Progress
 from aimbench.train.registry import later_settings, method_card
 from aimbench.wrong_fields import wrong_fields
 
 if TYPE_CHECKING:
-    from aimbench.train.config import TrainConfig
     from aimbench.train.run import Run
 
 Loss = Tensor | Mapping[str, Tensor]
@@ -172,10 +172,19 @@ class Method:
         known = cls.Config.model_fields
         for key, value in settings.items():
             if key not in known:
-                raise ConfigError(f"method '{cls.name}' has no setting '{key}': {nearest_names(key, known)}")
+                raise ConfigError(f"method '{cls.name}' has no setting '{key}': {_hint(key, known)}")
             values[key] = value
         try:
             return cls.Config(**values)
         except ValidationError as error:
             problems = wrong_fields(error, cls.Config, noun="setting")
             raise ConfigError(f"method '{cls.name}': {problems}; see 'aimbench list methods {cls.name}'") from error
+
+
+def _hint(key: str, known: Collection[str]) -> str:
+    if key in TrainConfig.model_fields:
+        option = "" if key in IN_PLANS_ALONE else f"--{key.replace('_', '-')} on the command line, "
+        return f"it is one of the training, {option}'{key}' under 'training' in a plan"
+    if not known:
+        return "it has none (its class names those that it has as 'Config = ...')"
+    return nearest_names(key, known)

@@ -22,9 +22,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import ValidationError
+
 import aimbench
 from aimbench.errors import AimbenchError, ConfigError, nearest_names
 from aimbench.method_cards import MethodCard, load_method_card, read_later
+from aimbench.wrong_fields import wrong_fields
 
 if TYPE_CHECKING:
     from aimbench.train.method import Method, Regime
@@ -147,9 +150,12 @@ def _import(entry: MethodEntry) -> None:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if Path(frame.filename).is_relative_to(entry.card_file.parent)]
         place = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+        if isinstance(error, ValidationError):
+            problem = f"{error.title}: {wrong_fields(error, None)}"
+        else:
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(
-            f"method '{entry.name}' can't be imported: {place}{type(error).__name__}: {error};"
-            f" mend module {entry.module}"
+            f"method '{entry.name}' can't be imported: {place}{problem}; mend module {entry.module}"
         ) from error
 
 

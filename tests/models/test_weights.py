@@ -144,6 +144,9 @@ def test_bad_weight_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:5000])
     with pytest.raises(ConfigError, match=r"half\.pt cannot be read"):
         load_weights(pyramid, str(tmp_path / "half.pt"))
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(ConfigError, match=r"empty\.pt cannot be read \(it ends too early\)"):
+        load_weights(pyramid, str(tmp_path / "empty.pt"))
     with pytest.raises(ConfigError, match="do not fit the backbone"):
         load_weights(create_pyramid("test_resnet.r160_in1k"), str(tmp_path / "whole.pt"))
 

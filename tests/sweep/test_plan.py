@@ -84,6 +84,14 @@ def test_a_wrong_plan_is_one_line_that_names_the_place(tmp_path: Path, changes: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["", "# to be written\n", "- erm\n"])
+def test_a_file_without_fields_is_no_plan(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"plan\.yaml is empty or not a mapping; write the fields of a plan into it"):
+        read_plan(path)
+
+
 def test_a_grid_of_another_size_than_the_search_is_refused() -> None:
     found = plan(training={"lr": [1, 2, 3]}, search={"kind": "grid", "trials": 2})
     with pytest.raises(ConfigError, match="3 combinations, not the 2 trials"):

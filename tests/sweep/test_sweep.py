@@ -228,7 +228,7 @@ def test_a_sweep_that_is_ended_says_what_started_and_takes_its_workers_along(
     running.terminate()
     _, error = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "stopped; the same command goes on" in error
+    assert error.strip() == "stopped; the same command goes on where each run's last epoch ended"
     deadline = time.monotonic() + 30
     while workers() and time.monotonic() < deadline:
         time.sleep(0.5)

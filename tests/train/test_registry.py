@@ -88,6 +88,18 @@ def test_a_module_that_fails_when_it_is_imported_is_one_line_with_its_place(
         get_method("fails")
 
 
+def test_a_regime_that_there_is_not_is_one_line_that_names_the_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mod_odd.py").write_text(SOURCE.format(name="odd").replace('"groups"', '"foo"'))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_modules", lambda: iter(["mod_odd"]))
+    with pytest.raises(ConfigError, match=r"mod_odd\.py, line \d+: Regime: field 'train': .*'val_groups' ") as caught:
+        get_method("odd")
+    assert str(caught.value).endswith("(got 'foo'); mend module mod_odd")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_method_of_another_package_comes_through_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Settings that a user gets wrong: one line that names the setting and the mend."""
 
+import inspect
 import math
 import shlex
 from collections.abc import Callable
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 from aimbench.cards import default_cards_dir
+from aimbench.cli.run import run
 from aimbench.errors import ConfigError
 from aimbench.results.rerun import rerun_command
 from aimbench.results.store import Store
-from aimbench.train.config import read_config
+from aimbench.train.config import IN_PLANS_ALONE, TrainConfig, read_config
+from aimbench.train.method import Method
 from aimbench.train.registry import get_method, method_card
 
 
@@ -31,6 +34,8 @@ from aimbench.train.registry import get_method, method_card
         ({"attributions": ("attention_rollout",)}, "attention_rollout is not defined for backbone"),
         ({"method": "aimm"}, "unknown method 'aimm': did you mean 'aim'"),
         ({"method": "aim", "settings": {"active_are": 0.2}}, "no setting 'active_are': did you mean 'active_area'"),
+        ({"settings": {"batch_size": 8}}, "no setting 'batch_size': it is one of the training, --batch-size on the"),
+        ({"settings": {"grad_clip": 1}}, "no setting 'grad_clip': it is one of the training, 'grad_clip' under 'train"),
         ({"method": "aim", "settings": {"active_area": 2}}, "method 'aim': setting 'active_area': .*got 2"),
         ({"method": "aim", "settings": {"final_temperature": math.inf}}, "setting 'final_temperature': .*finite"),
         ({"method": "aim", "settings": {"initial_logit": math.nan}}, "setting 'initial_logit': .*finite"),
@@ -47,6 +52,19 @@ def test_a_wrong_word_is_named(experiment: Callable[..., Any], changes: dict[str
         experiment(**changes)
     assert type(caught.value).__name__ in {"ConfigError", "CardError"}
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_the_training_have_options_but_those_of_plans_alone() -> None:
+    options = inspect.signature(run).parameters
+    assert {name for name in TrainConfig.model_fields if name not in options} == IN_PLANS_ALONE
+
+
+def test_a_method_without_settings_says_how_they_are_named() -> None:
+    class Bare(Method):
+        name = "bare"
+
+    with pytest.raises(ConfigError, match=r"no setting 'weight': it has none .*'Config = \.\.\.'"):
+        Bare.configure({"weight": 3})
 
 
 def test_a_setting_that_came_later_changes_no_id_until_it_is_used(experiment: Callable[..., Any]) -> None:
