@@ -1,5 +1,6 @@
 """Every registered method says what it reproduces, and the published numbers that it names exist."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from aimbench.errors import CardError
 from aimbench.method_cards import load_method_card
 from aimbench.results.reference import load_references
-from aimbench.train.registry import MethodEntry, list_methods, method_card
+from aimbench.train.registry import MethodEntry, get_method, list_methods, method_card
 
 ROOT = Path(__file__).parents[1]
 METHODS = pytest.mark.parametrize("entry", list_methods(), ids=lambda entry: entry.name)
@@ -28,6 +29,47 @@ def test_every_method_has_a_whole_card(entry: MethodEntry) -> None:
 def test_published_numbers_that_a_card_names_are_in_the_reference_tables(entry: MethodEntry) -> None:
     known = {reference.method for reference in load_references(ROOT / "results" / "reference")}
     assert set(load_method_card(entry.card_file).reference) <= known
+
+
+@METHODS
+def test_the_default_of_a_setting_is_what_the_card_calls_official(entry: MethodEntry) -> None:
+    """Of settings that a card names as the method does; a default of None follows the run's own epochs."""
+    defaults = get_method(entry.name).configure({}).model_dump()
+    for official in load_method_card(entry.card_file).official:
+        default, text = defaults.get(official.name), str(official.value)
+        if isinstance(default, bool | str):
+            assert text.lower().startswith(str(default).lower()), official.name
+        elif default is not None:
+            number = re.search(r"\d[\d.]*", text)
+            assert number is not None, official.name
+            assert float(number[0]) == default, official.name
+
+
+@pytest.mark.parametrize(
+    ("method", "defaults"),
+    [
+        ("afr", {"kept": 0.2, "candidates": 10}),  # 80 % for ERM; ten equal parts of the descent
+        (
+            "cnc",
+            {"contrastive_weight": 0.75, "contrast_epochs": None, "anchors": "balanced"},
+        ),  # lambda; the run's epochs
+        ("dfr_val", {"inverse_strengths": (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)}),  # C
+        ("dfr_train", {"inverse_strengths": (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)}),
+        ("irm", {"anneal_fraction": 0.1}),  # 500 of 5,001 steps
+        ("lff", {"scale_by_q": True}),  # as in the authors' code
+        ("oracle_mask", {"inverse": False}),
+        ("rrr", {"weight": 10.0}),  # ours
+    ],
+)
+def test_defaults_that_cards_state_in_words(method: str, defaults: dict[str, object]) -> None:
+    found = get_method(method).configure({}).model_dump()
+    assert {name: found[name] for name in defaults} == defaults
+
+
+def test_training_settings_that_a_methods_card_states_are_its_own() -> None:
+    """ERM's rate is what its trials chose; MaskTune's schedule is its source's, halved after each quarter."""
+    assert get_method("erm").training_defaults == {"lr": 3e-3}
+    assert get_method("masktune").training_defaults == {"schedule": "step"}
 
 
 def write(tmp_path: Path, **changes: object) -> Path:

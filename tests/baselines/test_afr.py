@@ -65,7 +65,7 @@ def test_the_last_layer_is_that_of_gradient_descent_written_out(experiment: Call
 
 
 def test_erm_does_not_see_the_samples_that_were_kept(experiment: Callable[..., Any]) -> None:
-    trial = experiment("afr", settings={"steps": 2, "candidates": 1}, training={"epochs": 1})
+    trial = experiment("afr", seed=1, settings={"steps": 2, "candidates": 1}, training={"epochs": 1})
     seen: set[int] = set()
     original = trial.method.loss
 
@@ -76,5 +76,5 @@ def test_erm_does_not_see_the_samples_that_were_kept(experiment: Callable[..., A
     trial.method.loss = noting
     trial.trainer().fit()
     size = len(trial.dataset.split("train"))
-    kept = set(np.random.default_rng(0).permutation(size)[: round(0.2 * size)].tolist())
+    kept = set(np.random.default_rng(1).permutation(size)[: round(0.2 * size)].tolist())
     assert seen == set(range(size)) - kept

@@ -40,6 +40,7 @@ def test_a_balanced_subset_has_the_rarest_groups_size_of_each_and_repeats_nothin
     subset = balanced_subset(GROUPS, seed=3)
     assert np.bincount(GROUPS[subset]).tolist() == [20, 20, 20, 20]
     assert len(set(subset.tolist())) == 80
+    assert (np.diff(subset) > 0).all()  # as they stand in the split
     assert np.array_equal(subset, balanced_subset(GROUPS, seed=3))
     assert not np.array_equal(subset, balanced_subset(GROUPS, seed=4))
 
@@ -58,6 +59,7 @@ def test_subsets_are_balanced(method: str, column: str, experiment: Callable[...
     values = getattr(trial.dataset.split("train"), column)
     counts = np.bincount(values)
     assert np.bincount(values[phase(trial).subset]).tolist() == [counts.min()] * len(counts)
+    assert not np.array_equal(phase(experiment(method, seed=1)).subset, phase(trial).subset)  # each seed draws its own
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from aimbench.baselines.cnc import CnC, ContrastiveBatches, supervised_contrast
+from aimbench.baselines.cnc import CnC, ContrastiveBatches, EmbeddingHead, supervised_contrast
 from aimbench.baselines.jtt import JTT
+from aimbench.models.backbones import create_pyramid
 from aimbench.train.api import Batch, Progress
 
 
@@ -32,6 +33,7 @@ def test_a_batch_holds_anchors_positives_and_both_kinds_of_negatives() -> None:
     predicted = np.where(generator.random(300) < 0.7, label, generator.integers(0, 3, 300))
     every = ContrastiveBatches(label, predicted, 5, balanced=False)
     batches = every(np.random.default_rng(1)).reshape(-1, 4, 5)
+    pairs = set()
     for anchors, positives, negatives, others in batches:
         (y,) = set(label[anchors])
         assert set(predicted[anchors]) == {y}
@@ -42,6 +44,11 @@ def test_a_batch_holds_anchors_positives_and_both_kinds_of_negatives() -> None:
         assert y not in label[negatives]
         assert set(predicted[others]) == {z}
         assert y not in label[others]
+        pairs.add((y, z))
+        pools = (label == y) & (predicted == z), (label != y) & (predicted == y), (label != y) & (predicted == z)
+        for drawn, pool in zip((positives, negatives, others), pools, strict=True):
+            assert len(set(drawn)) == 5 <= pool.sum()  # none twice where there are enough
+    assert len(pairs) == 6  # of each class, whichever of the two others ERM predicts
     assert set(batches[:, 0].ravel()) == set(np.flatnonzero(label == predicted))  # every anchor comes
 
 
@@ -51,11 +58,13 @@ def test_balanced_anchors_are_as_many_batches_of_each_class_as_the_smallest_fill
     predicted[[0, 1, 71]] = [1, 2, 0]
     predicted[label == 2] = 0  # of the third class ERM knows nothing, so it has no anchors
     balanced = ContrastiveBatches(label, predicted, 5, balanced=True)
-    drawn = []
+    drawn, of_class = [], set()
     for seed in range(30):
         batches = balanced(np.random.default_rng(seed)).reshape(-1, 4, 5)
         assert sorted(label[batches[:, 0, 0]]) == [0] * 5 + [1] * 5  # 22 correct of the second: five batches
         drawn.append(set(batches[:, 0].ravel()))
+        of_class.add(tuple(label[batches[:, 0, 0]].tolist()))
+    assert len(of_class) > 1  # classes come in an order that is drawn, too
     assert all(set(np.flatnonzero((label == 1) & (predicted == 1))) < one for one in drawn)
     assert set().union(*drawn) == set(np.flatnonzero(label == predicted))  # others every epoch
 
@@ -67,7 +76,9 @@ def test_the_second_phase_weighs_both_sides_of_the_contrast_and_the_cross_entrop
     predicted = np.where(np.arange(12) % 3, labels, 1 - labels)
     run = SimpleNamespace(labels=labels, predict=lambda split: SimpleNamespace(prediction=predicted))
     erm, contrast = method.phases(run)  # type: ignore[arg-type]
-    assert erm.epochs == 1
+    assert (erm.epochs, contrast.epochs) == (1, None)
+    longer = CnC(CnC.configure({"erm_epochs": 3, "contrast_epochs": 7})).phases(run)  # type: ignore[arg-type]
+    assert [phase.epochs for phase in longer] == [3, 7]
     assert (contrast.start, contrast.settings) == ("pretrained", {"batch_size": 8})
     embedding, logits, label = torch.randn(8, 5), torch.randn(8, 2), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     result: Any = method.loss(
@@ -112,6 +123,22 @@ def test_a_first_phase_without_errors_is_told() -> None:
     list(CnC(CnC.configure({})).phases(run))  # type: ignore[arg-type]
     list(JTT(JTT.configure({})).phases(run))  # type: ignore[arg-type]
     assert ["no training error" in line for line in said] == [True, True]
+
+
+def test_the_embedding_on_a_frozen_backbone_is_a_linear_layer_and_relu_on_standardised_features() -> None:
+    torch.manual_seed(0)
+    pyramid = create_pyramid("test_resnet.r160_in1k")
+    head = CnC(CnC.configure({"width": 6})).build(pyramid, 3, frozen=True)
+    assert isinstance(head, EmbeddingHead)
+    features = [torch.empty(0)] * 3 + [3 * torch.rand(8, pyramid.channels[-1], 2, 2)]
+    output = head(features)
+    assert output.embedding is not None
+    mean = features[-1].mean(dim=(2, 3))
+    x = (mean - mean.mean(dim=0)) / (mean.var(dim=0, unbiased=False) + 1e-5).sqrt()
+    expected = (x @ head.project.weight.T + head.project.bias).clamp(min=0)
+    torch.testing.assert_close(output.embedding, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.logits, head.classifier(output.embedding))
+    assert output.embedding.shape == (8, 6)
 
 
 def test_the_contrast_shapes_an_embedding_on_a_frozen_backbone(experiment: Callable[..., Any]) -> None:

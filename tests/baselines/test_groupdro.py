@@ -58,6 +58,12 @@ def test_two_steps_of_the_loss_by_hand(adjustment: float) -> None:
     assert logits.grad[0, 0].item() == pytest.approx(q[0] / 2 * (probability - 1), rel=1e-5)
 
 
+def test_without_reweighting_samples_come_as_they_are() -> None:
+    run = SimpleNamespace(groups=np.array([0, 0, 1]), num_groups=2, config=TrainConfig())
+    (phase,) = GroupDRO(GroupDRO.configure({"reweight": False})).phases(run)  # type: ignore[arg-type]
+    assert phase.weights is None
+
+
 def test_the_weights_move_to_the_group_that_is_hard(experiment: Callable[..., Any]) -> None:
     trial = experiment("groupdro", settings={"step_size": 0.5, "reweight": False})
     trial.trainer().fit()

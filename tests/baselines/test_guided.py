@@ -63,15 +63,24 @@ def test_the_penalties_on_images(case: Any) -> None:
 
 
 def test_on_cached_features_the_gradient_is_weighted_by_the_map(case: Any) -> None:
-    model, features, label, mask = case
-    coarse = mask.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)  # the mask at twice the resolution of S3
-    outside = (1 - mask).numpy()
+    model, features, label, _ = case
+    fine = (torch.rand(N, 1, 2 * SIZE, 2 * SIZE) > 0.5).float()  # the mask at twice the resolution of S3
+    fine[0] = 0
+    outside = 1 - fine.reshape(N, 1, SIZE, 2, SIZE, 2).mean(dim=(3, 5)).numpy()
     outside[0] = 0
     entropy, _ = by_hand(model, features, label)
-    batch = Batch(torch.arange(N), label, features=[torch.empty(0), features], mask=coarse)
+    batch = Batch(torch.arange(N), label, features=[torch.empty(0), features], mask=fine)
     gals = GALS(GALSConfig()).loss(model, batch, PROGRESS)
     energy = (entropy * features.numpy()).sum(axis=1, keepdims=True)
     assert gals["outside"].item() == pytest.approx(np.abs(energy * outside)[1:].mean(), rel=1e-4)  # type: ignore[index]
+
+
+def test_a_batch_without_ground_truth_is_not_guided(case: Any) -> None:
+    model, image, label, mask = case
+    batch = Batch(torch.arange(N), label, image=image, mask=torch.zeros_like(mask))
+    plain = F.cross_entropy(image.flatten(1) @ model.weight.T, label).item()
+    for method in (GALS(GALSConfig()), RRR(RRRConfig())):
+        assert method.loss(model, batch, PROGRESS)["loss"].item() == pytest.approx(plain)  # type: ignore[index]
 
 
 def test_the_penalty_trains_the_parameters(case: Any) -> None:

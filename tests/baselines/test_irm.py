@@ -61,6 +61,12 @@ def test_environments_are_places_and_the_penalty_comes_after_the_annealing(step:
     torch.testing.assert_close(result["loss"], (terms[0] + terms[1]) / 2)
 
 
+def test_places_are_counted_where_they_are_more_than_classes() -> None:
+    groups = np.array([0, 1, 2, 3, 4, 5])
+    run = SimpleNamespace(groups=groups, labels=np.array([0, 0, 0, 1, 1, 1]), num_groups=6, num_classes=2)
+    assert count_places(run) == 3  # type: ignore[arg-type]
+
+
 def test_groups_that_are_not_class_x_place_are_refused() -> None:
     run = SimpleNamespace(groups=np.array([0, 1, 2, 3]), labels=np.array([0, 1, 0, 1]), num_groups=4, num_classes=2)
     with pytest.raises(ConfigError, match="groups that are class x place"):

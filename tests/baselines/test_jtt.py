@@ -57,14 +57,15 @@ def test_what_the_first_model_misclassified_is_what_is_repeated(
     assert not drawn["train"] - expected
 
 
-def test_the_second_phase_starts_anew_and_a_fifth_of_the_epochs_identifies() -> None:
+@pytest.mark.parametrize(("epochs", "identifying"), [(20, 4), (21, 5), (2, 1)])
+def test_the_second_phase_starts_anew_and_a_fifth_of_the_epochs_identifies(epochs: int, identifying: int) -> None:
     errors = np.array([2])
     run = SimpleNamespace(
         labels=np.zeros(4, dtype=np.int64),
-        config=SimpleNamespace(epochs=20),
+        config=SimpleNamespace(epochs=epochs),
         predict=lambda split: SimpleNamespace(errors=lambda: errors),
     )
     identify, train = JTT(JTT.configure({"upweight": 3})).phases(run)  # type: ignore[arg-type]
-    assert (identify.epochs, train.start) == (4, "pretrained")
+    assert (identify.epochs, train.start) == (identifying, "pretrained")
     assert train.subset is not None
     assert sorted(train.subset.tolist()) == [0, 1, 2, 2, 2, 2, 3]

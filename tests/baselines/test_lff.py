@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from aimbench.baselines.lff import LfF, generalised_cross_entropy, largest_by_class, running_mean
-from aimbench.models.backbones import FeaturePyramid
-from aimbench.train.api import Batch, Progress
+from aimbench.models.backbones import FeaturePyramid, create_pyramid
+from aimbench.train.api import Batch, Progress, Standardize
 
 
 @pytest.mark.parametrize("q", [0.3, 0.7, 1.0])
@@ -97,10 +97,18 @@ def test_the_loss_and_the_gradient_of_either_network_by_formula(scale_by_q: bool
     np.testing.assert_allclose(biased.grad, scale * p_b[:, None] ** 0.7 * errors["biased"] / 3, atol=1e-6)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_both_heads_standardise_the_features_of_a_frozen_backbone(frozen: bool) -> None:
+    head: Any = LfF(LfF.configure({})).build(create_pyramid("test_resnet.r160_in1k"), 2, frozen=frozen)
+    biased = head.biased if frozen else head.biased.head
+    assert [isinstance(one.standardize, Standardize) for one in (head, biased)] == [frozen, frozen]
+
+
 @pytest.mark.parametrize("train", ["head", "all"])
 def test_the_biased_network_has_no_say_in_predictions(train: str, experiment: Callable[..., Any]) -> None:
     trainer = experiment("lff", training={"train": train}).trainer()
     before = trainer.predict("val").probability
+    assert trainer.predict("val").heads == {}  # nor is it a further classifier of the method
     with torch.no_grad():
         for parameter in trainer.model.head.biased.parameters():
             parameter.add_(1.0)

@@ -43,6 +43,7 @@ def test_an_epoch_sees_every_sample_once_with_the_strategies_drawn_step_by_step(
     blocks = np.split(order, range(16, 200, 16))
     samples = np.concatenate([block[: len(block) // 2] for block in blocks])
     assert sorted(samples) == list(range(100))
+    assert samples.tolist() != list(range(100))
     strategies = [
         bool((LABELS[block[: len(block) // 2]] == LABELS[block[len(block) // 2 :]]).all()) for block in blocks
     ]
@@ -51,6 +52,22 @@ def test_an_epoch_sees_every_sample_once_with_the_strategies_drawn_step_by_step(
     for block in np.split(always, range(16, 200, 16)):
         half = len(block) // 2
         assert (LABELS[block[:half]] == LABELS[block[half:]]).all()
+
+
+@pytest.mark.parametrize("p_label", [0.0, 1.0])
+def test_a_batch_of_the_phase_holds_its_samples_and_their_partners(p_label: float) -> None:
+    label, place = np.repeat([0, 1], 30), np.tile([0, 1, 2], 20)  # three places, so that they are no classes
+    run = SimpleNamespace(labels=label, groups=3 * label + place, num_groups=6, num_classes=2)
+    run.config = SimpleNamespace(batch_size=10)
+    (phase,) = LISA(LISA.configure({"p_label": p_label})).phases(run)  # type: ignore[arg-type]
+    assert phase.settings == {"batch_size": 20}
+    assert phase.order is not None
+    order = phase.order(np.random.default_rng(0)).reshape(6, 2, 10)
+    samples, partners = order[:, 0].ravel(), order[:, 1].ravel()
+    assert sorted(samples) == list(range(60))
+    shared, other = (label, place) if p_label else (place, label)
+    np.testing.assert_array_equal(shared[samples], shared[partners])
+    assert (other[samples] != other[partners]).all()
 
 
 def test_a_last_pair_that_would_be_a_batch_of_one_is_left_out(experiment: Callable[..., Any]) -> None:
@@ -62,11 +79,11 @@ def test_a_last_pair_that_would_be_a_batch_of_one_is_left_out(experiment: Callab
 
 
 def test_the_loss_mixes_the_first_half_with_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aimbench.baselines.lisa.draw_weight", lambda alpha: 0.3)
+    monkeypatch.setattr("aimbench.baselines.lisa.draw_weight", {0.8: 0.3}.__getitem__)
     torch.manual_seed(0)
     feature, weight = torch.randn(4, 5), torch.randn(5, 2)
     batch = Batch(torch.arange(4), torch.tensor([0, 1, 1, 0]), features=[feature])
-    method = LISA(LISA.configure({}))
+    method = LISA(LISA.configure({"alpha": 0.8}))
     loss = method.loss(
         lambda batch: SimpleNamespace(logits=batch.features[0] @ weight),  # type: ignore[arg-type]
         batch,

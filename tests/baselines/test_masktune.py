@@ -75,7 +75,7 @@ def test_the_second_phase_sees_hidden_pixels_black(
         return original(self, noting, batch, progress)  # type: ignore[arg-type]
 
     monkeypatch.setattr(MaskTune, "loss", spying)
-    trainer = experiment("masktune", training={"epochs": 1}).trainer()
+    trainer = experiment("masktune", settings={"threshold": 1.0}, training={"epochs": 1}).trainer()
     trainer.fit()
     masked = [(seen, whole) for seen, whole in inputs if seen.has_image]
     assert [seen.has_image for seen, _ in inputs] == [False] * 6 + [True] * 6  # frozen: ERM on features
@@ -85,6 +85,7 @@ def test_the_second_phase_sees_hidden_pixels_black(
         resized = F.interpolate(heat[seen.index][:, None], size=seen.image.shape[-2:], mode="bilinear")[:, 0]
         changed = (seen.image != whole.image).any(dim=1)
         assert changed.any()
+        assert torch.equal(changed, hidden_pixels(heat[seen.index], (64, 64), 1.0))
         for image, was, now, where in zip(resized, whole.image, seen.image, changed, strict=True):
             assert torch.equal(now[:, ~where], was[:, ~where])
             torch.testing.assert_close(now[:, where], black[:, None].expand(3, int(where.sum())))
@@ -128,3 +129,12 @@ def test_the_masked_epoch_goes_on_with_the_optimiser() -> None:
     erm, masked = MaskTune(MaskTune.configure({})).phases(run)  # type: ignore[arg-type]
     assert (erm.epochs, erm.keep_optimizer) == (None, False)
     assert (masked.epochs, masked.keep_optimizer, masked.images, masked.start) == (1, True, True, "current")
+    assert masked.settings == {"augment": False}  # the heat is that of the image as it is without
+
+
+def test_heat_of_a_plain_vit_lies_on_its_grid_of_patches(experiment: Callable[..., Any]) -> None:
+    trial = experiment("masktune", backbone="test_vit.r160_in1k", training={"image_size": 96, "epochs": 1})
+    trainer = trial.trainer()
+    trainer.fit()
+    heat = np.load(trainer.folder / "artifacts" / "erm-xgradcam.npy")
+    assert heat.shape == (len(trial.dataset.split("train")), 6, 6)

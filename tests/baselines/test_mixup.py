@@ -37,7 +37,7 @@ def test_the_loss_is_the_cross_entropy_against_the_mixed_one_hot_labels() -> Non
 
 
 def test_a_step_mixes_labels_with_the_partners_that_samples_are_mixed_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aimbench.baselines.mixup.draw_weight", lambda alpha: 0.3)
+    monkeypatch.setattr("aimbench.baselines.mixup.draw_weight", {0.8: 0.3}.__getitem__)
     torch.manual_seed(0)
     label, weight = torch.tensor([0, 1, 2, 0, 1]), torch.randn(5, 3)
     seen: list[torch.Tensor] = []
@@ -49,17 +49,23 @@ def test_a_step_mixes_labels_with_the_partners_that_samples_are_mixed_with(monke
 
     # Rows of the unit matrix tell of which samples a mixture is made, and how much of each.
     batch = Batch(torch.arange(5), label, features=[torch.eye(5)])
-    loss = Mixup(Mixup.configure({})).loss(model, batch, Progress(0, 1, 0, 1))  # type: ignore[arg-type]
+    method = Mixup(Mixup.configure({"alpha": 0.8}))
+    loss = method.loss(model, batch, Progress(0, 1, 0, 1))  # type: ignore[arg-type]
     (shares,) = seen
     torch.testing.assert_close(shares.sum(dim=0), torch.ones(5))  # a permutation: everyone is partner once
     assert not torch.equal(shares, torch.eye(5))
     torch.testing.assert_close(loss, F.cross_entropy(shares @ weight, shares @ F.one_hot(label, 3).float()))
+    for step in range(1, 4):
+        method.loss(model, batch, Progress(0, 1, step, 4))  # type: ignore[arg-type]
+    assert len({tuple(shares.flatten().tolist()) for shares in seen}) > 1  # partners are drawn anew in each step
 
 
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
 def test_weights_have_the_betas_mean_and_variance(alpha: float) -> None:
     torch.manual_seed(0)
     draws = np.array([draw_weight(alpha) for _ in range(4000)])
+    torch.manual_seed(0)
+    assert draw_weight(alpha) == draws[0]  # of the generator that checkpoints keep
     assert draws.mean() == pytest.approx(0.5, abs=0.03)
     assert draws.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
 

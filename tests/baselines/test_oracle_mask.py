@@ -28,6 +28,9 @@ def test_positions_count_by_the_share_that_the_mask_covers(inverse: bool, first:
     assert output.embedding is not None
     assert output.embedding[:, 0].tolist() == pytest.approx([first, 5.0, 0.0 if inverse else 5.0])
     torch.testing.assert_close(output.logits, head.classifier(output.embedding))
+    assert output.last_map is not None  # what GradCAM reads: the map that is pooled
+    weight = torch.tensor([[1, 0.5], [0, 0]])
+    torch.testing.assert_close(output.last_map[0], feature[0] * (1 - weight if inverse else weight))
 
 
 @pytest.mark.parametrize("name", ["test_convnext.r160_in1k", "test_efficientnet.r160_in1k"])
