@@ -13,6 +13,7 @@ from aimbench.metrics.epg import (
     uniform_reference,
 )
 from aimbench.metrics.groups import split_metrics
+from aimbench.metrics.statistics import bootstrap_mean_interval
 
 
 def test_non_square_map_by_hand():
@@ -60,7 +61,7 @@ def test_score_does_not_depend_on_the_scale_of_the_map():
 
 
 def test_no_positive_energy_scores_zero_and_is_counted():
-    attribution = torch.stack([-torch.ones(2, 2), torch.full((2, 2), 2e-8), torch.full((2, 2), 1e-6)])
+    attribution = torch.stack([-torch.ones(2, 2), torch.full((2, 2), 2e-8), torch.full((2, 2), 5e-8)])
     scores, undefined = energy_pointing_game(attribution, torch.ones(3, 2, 2))
     assert scores.tolist() == [0.0, 0.0, pytest.approx(1.0)]
     assert undefined.tolist() == [True, True, False]
@@ -163,6 +164,15 @@ def test_epg_score_of_six_samples():
 def test_epg_score_without_groups_or_errors():
     record = epg_score(np.array([0.5, 0.0]), np.array([False, True]), np.array([True, True]), None, [], 0)
     assert (record.correct, record.incorrect, record.groups, record.undefined) == (0.25, None, {}, 1)
+
+
+def test_the_interval_of_epg_is_that_of_the_draws_and_the_seed_asked_for():
+    scores = np.random.default_rng(0).random(30)
+    flags = np.zeros(30, dtype=bool)
+    default = epg_score(scores, flags, ~flags, None, [], 0)
+    assert (default.low, default.high) == bootstrap_mean_interval(scores, samples=1000, seed=0)
+    other = epg_score(scores, flags, ~flags, None, [], 3, bootstrap_samples=50)
+    assert (other.low, other.high) == bootstrap_mean_interval(scores, samples=50, seed=3) != (default.low, default.high)
 
 
 def test_epg_score_refuses_what_it_cannot_score():

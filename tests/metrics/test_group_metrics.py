@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from aimbench.errors import DataError
 from aimbench.metrics.groups import headline, split_metrics
+from aimbench.metrics.statistics import worst_group_interval
 
 NAMES = ["land/land", "land/water", "water/land", "water/water"]
 
@@ -91,6 +92,20 @@ def test_without_groups_only_accuracies():
 
 def test_the_seed_fixes_the_record():
     assert ten(seed=3) == ten(seed=3)
+
+
+def test_the_worst_groups_interval_is_that_of_the_draws_and_the_seed_asked_for():
+    group = np.repeat([0, 1], [50, 60])
+    label = np.zeros(110, dtype=int)
+    prediction = (np.arange(110) % 50 < 10).astype(int)  # of the groups 40 and 40 are right
+
+    def interval(**kwargs):
+        worst = split_metrics(label, prediction, group, 2, ["a", "b"], None, **kwargs).worst_group_accuracy
+        return worst.low, worst.high
+
+    assert interval() == worst_group_interval([40, 40], [50, 60], samples=1000, seed=0)
+    few = worst_group_interval([40, 40], [50, 60], samples=50, seed=3)
+    assert interval(bootstrap_samples=50, seed=3) == few != interval()
 
 
 def test_random_predictions_agree_with_sklearn():

@@ -23,6 +23,9 @@ def test_single_runs_have_the_interval_of_the_normal_approximation():
     assert ours.value == pytest.approx(first.mean() - second.mean())
     half = 1.96 * (first.astype(float) - second).std() / 20
     assert (ours.low, ours.high) == pytest.approx((ours.value - half, ours.value + half), abs=0.006)
+    # Runs that all say the same add nothing to the noise of samples.
+    alike = mean_difference(np.stack([first] * 3), np.stack([second] * 2), samples=4000)
+    assert (alike.low, alike.high) == pytest.approx((ours.value - half, ours.value + half), abs=0.006)
 
 
 def test_worst_groups_of_single_runs_put_their_two_intervals_together():
@@ -76,6 +79,45 @@ def test_worst_groups_of_several_runs_by_hand():
     assert worst_group_difference(first, [[1, 1, 1, 1]], [7, 7, 2, 2]).value == pytest.approx(-0.5)
 
 
+def test_worst_groups_of_several_runs_add_the_noise_of_seeds():
+    rng = np.random.default_rng(2)
+    group = np.repeat([0, 1], 60)
+    sides = [(rng.random((runs, 120)) < share).astype(float) for runs, share in ((3, 0.8), (2, 0.6))]
+    found = worst_group_difference(*sides, group)
+    means, below, above, of_seeds = [], [], [], []
+    for side in sides:
+        hits = side.reshape(len(side), 2, 60).sum(axis=2)
+        worst = hits.min(axis=1) / 60
+        low, high = np.mean([worst_group_interval(h, [60, 60]) for h in hits], axis=0)
+        means.append(worst.mean())
+        below.append(worst.mean() - low)
+        above.append(high - worst.mean())
+        of_seeds.append(worst.var(ddof=1) / len(side))
+    value = means[0] - means[1]
+    assert found.value == pytest.approx(value)
+    for limit, distance in ((value - found.low, (below[0], above[1])), (found.high - value, (above[0], below[1]))):
+        variance = (math.hypot(*distance) / stats.norm.ppf(0.975)) ** 2 + sum(of_seeds)
+        degrees = variance**2 / (of_seeds[0] ** 2 / 2 + of_seeds[1] ** 2 / 1)
+        assert limit == pytest.approx(stats.t.ppf(0.975, degrees) * math.sqrt(variance))
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.99])
+def test_intervals_of_runs_cover_what_they_are_asked_to(confidence):
+    rng = np.random.default_rng(0)
+    first, second = rng.random(400) < 0.8, rng.random(400) < 0.7
+    single = mean_difference(first[None], second[None], samples=4000, confidence=confidence)
+    half = stats.norm.ppf((1 + confidence) / 2) * (first.astype(float) - second).std() / 20
+    assert (single.low, single.high) == pytest.approx((single.value - half, single.value + half), abs=0.01)
+    group = np.arange(400) % 4
+    worst = worst_group_difference(first[None], second[None], group, samples=300, seed=4, confidence=confidence)
+    (a, a_low, a_high), (b, b_low, b_high) = (
+        (hits.min() / 100, *worst_group_interval(hits, [100] * 4, samples=300, seed=4, confidence=confidence))
+        for hits in (side.reshape(100, 4).sum(axis=0) for side in (first, second))
+    )
+    assert worst.low == pytest.approx(a - b - math.hypot(a - a_low, b_high - b))
+    assert worst.high == pytest.approx(a - b + math.hypot(a_high - a, b - b_low))
+
+
 def test_seeds_widen_the_interval():
     # The methods never differ on a sample within the noise of seeds: runs of the first are all right or all wrong.
     first, second = np.repeat([[1.0], [0.0], [1.0]], 1000, axis=1), np.repeat([[1.0], [0.0], [0.0]], 1000, axis=1)
@@ -120,6 +162,7 @@ def test_p_value_over_samples_and_seeds_by_hand():
     assert mean_difference_p_value(first, second) == pytest.approx(2 * stats.norm.sf(0.25 / math.sqrt(0.25 / 4)))
     assert mean_difference_p_value(first, first) == 1.0
     assert mean_difference_p_value(np.ones((3, 4)), np.zeros((2, 4))) is None
+    assert mean_difference_p_value([[0.1 + 0.2] * 4, [0.3] * 4], np.zeros((2, 4))) is None  # equal but for rounding
     # Samples that agree: three runs a side with means 2 and 5, variances 1 and 4.
     first, second = (np.repeat(np.array([values]).T / 10, 5, axis=1) for values in ([1, 2, 3], [3, 5, 7]))
     assert mean_difference_p_value(first, second) == pytest.approx(welch_p_value([1, 2, 3], [3, 5, 7]))

@@ -41,6 +41,15 @@ def test_tiles_come_from_the_largest_neighbour_of_the_box():
     assert tiled[0, 0, 1:].tolist() == [[9, 10, 11, 12, 13, 12, 13, 16], [17, 18, 19, 20, 21, 20, 21, 24]]
 
 
+def test_a_tile_is_no_larger_than_the_box_and_lies_beside_it():
+    image, region = torch.arange(1.0, 13.0).reshape(1, 1, 4, 3), torch.zeros(1, 4, 3, dtype=torch.bool)
+    region[0, 0, 0] = True  # one pixel right of it and one below, though more rows follow: the first of equals
+    assert p.tile_box(image, region)[0][0, 0].tolist() == [[2, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]
+    assert p.tile_box(image, region.flip(1))[0][0, 0].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [11, 11, 12]]
+    region[0, 0] = True  # nothing beside the whole last row; above it, the row that adjoins
+    assert p.tile_box(image, region.flip(1))[0][0, 0].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [7, 8, 9]]
+
+
 def test_a_tile_is_repeated_until_the_box_is_full():
     image, region = torch.arange(1.0, 11.0).reshape(1, 1, 2, 5), torch.zeros(1, 2, 5, dtype=torch.bool)
     region[0, :, :3] = True  # two columns are left for a box of three
@@ -57,6 +66,19 @@ def test_moving_to_the_farthest_border_and_its_control():
     control, still = p.cut_as_if_moved(image, region)
     assert control[0, 0].tolist() == [[0, 0, 0, 4, 5], [0, 0, 0, 9, 10], [0, 0, 0, 14, 15], [0, 0, 0, 19, 20]]
     assert torch.equal(still, region)
+
+
+@pytest.mark.parametrize(
+    "turned",
+    [lambda x: x.flip(-1), lambda x: x.transpose(-1, -2), lambda x: x.transpose(-1, -2).flip(-2)],
+    ids=["right", "up", "down"],
+)
+def test_every_border_can_be_the_farthest(turned):
+    image, region = picture()  # moves to the left
+    region[0, 1, 4] = True  # a box of two columns
+    for move in (p.moved_to_border, p.cut_as_if_moved):
+        for found, expected in zip(move(turned(image), turned(region)), move(image, region), strict=True):
+            assert torch.equal(found, turned(expected))
 
 
 def test_noise_stays_on_its_side():
@@ -102,9 +124,14 @@ def test_equal_cells_of_a_map_are_removed_whole_and_not_from_the_top():
         kept.append(image[0, 0].bool())
         return torch.zeros(1, 2)
 
-    p.removal_curve(predict, image, torch.zeros(1, 4, 4), torch.tensor([0]), insert=True, steps=16)
+    p.removal_curve(predict, image, torch.zeros(1, 4, 4), torch.tensor([0]), insert=True)
+    first, kept[:] = list(kept), []
+    p.removal_curve(predict, image, torch.zeros(1, 4, 4), torch.tensor([0]), insert=True)
+    assert all(torch.equal(*pair) for pair in zip(first, kept, strict=True))  # the order was drawn once and for all
     cells = [k.reshape(4, 2, 4, 2).transpose(1, 2).flatten(2) for k in kept]
-    assert all((c.all(dim=2) == c.any(dim=2)).all() for c in cells)  # 16 steps for 16 cells: none is half there
+    assert all(
+        (c.all(dim=2) == c.any(dim=2)).all() for c in cells
+    )  # 16 steps, the default, for 16 cells: none is half there
     assert [int(c.all(dim=2).sum()) for c in cells] == list(range(17))
     rows = kept[8].reshape(4, 16).any(dim=1)
     assert rows.sum() > 2  # the first eight cells are not the upper half

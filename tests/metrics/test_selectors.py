@@ -1,7 +1,7 @@
 import pytest
 
 from aimbench.errors import ConfigError
-from aimbench.metrics.selectors import SELECTORS, EpochScore, select
+from aimbench.metrics.selectors import SELECTORS, EpochScore, select, selector_scores
 
 
 def epoch(number, accuracy, balanced, worst, test_worst):
@@ -48,6 +48,30 @@ def test_no_selector_but_the_oracle_reads_the_test_split():
         assert selector.applies_to(blind) is not selector.oracle
         if not selector.oracle:
             assert select(name, blind) == select(name, EPOCHS)
+
+
+def test_a_record_shows_every_selector_over_the_candidates_of_the_last_phase():
+    best = {"accuracy": 1.0, "class_balanced_accuracy": 1.0, "worst_group_accuracy": 1.0}
+    scores = selector_scores(
+        [
+            EpochScore("erm", 0, best, best),
+            EpochScore("train", 0, best, best, is_candidate=False),
+            *EPOCHS[1:4],
+        ]
+    )
+    chosen = {name: (score.phase, score.epoch) for name, score in scores.items()}
+    assert chosen == {
+        "last": ("train", 3),
+        "val_accuracy": ("train", 1),
+        "val_class_balanced_accuracy": ("train", 1),
+        "val_worst_group_accuracy": ("train", 2),
+        "oracle_test_worst_group_accuracy": ("train", 3),
+    }
+    assert all(
+        (score.val, score.test) == (EPOCHS[score.epoch].val, EPOCHS[score.epoch].test) for score in scores.values()
+    )
+    flags = {name: (score.uses_groups, score.oracle) for name, score in scores.items()}
+    assert flags == {name: (selector.uses_groups, selector.oracle) for name, selector in SELECTORS.items()}
 
 
 def test_unknown_selector_hints_at_the_nearest():

@@ -4,6 +4,7 @@ from scipy import stats
 
 from aimbench.errors import DataError
 from aimbench.metrics.statistics import (
+    PairedDifference,
     bootstrap_mean_interval,
     mcnemar,
     weighted_accuracy_interval,
@@ -121,6 +122,35 @@ def test_worst_group_interval_turns_the_bootstrap_around():
     wilson = wilson_interval(60, 100)
     assert low == pytest.approx(min(1.2 - above, wilson[0]))
     assert high == pytest.approx(max(1.2 - below, wilson[1]))
+
+
+def test_worst_group_interval_stays_within_zero_and_one():
+    low, high = worst_group_interval([1, 9], [10, 10])  # turned around, the bootstrap's lower limit is below 0
+    assert low == 0.0
+    assert 0.1 < high <= 1.0
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.99])
+def test_intervals_cover_what_they_are_asked_to(confidence):
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    expected = stats.binomtest(17, 20).proportion_ci(confidence, method="wilson")
+    found = weighted_accuracy_interval([17], [20], [1.0], confidence=confidence)
+    assert found == pytest.approx((expected.low, expected.high))
+    values = np.random.default_rng(1).random(50)
+    means = values[np.random.default_rng(5).integers(50, size=(200, 50))].mean(axis=1)
+    found = bootstrap_mean_interval(values, samples=200, seed=5, confidence=confidence)
+    assert found == pytest.approx(tuple(np.quantile(means, tails)))
+    accuracy = np.array([0.60, 0.62, 0.64, 0.66])
+    least = (np.random.default_rng(7).binomial(100, accuracy, size=(500, 4)) / 100).min(axis=1)
+    below, above = np.quantile(least, tails)
+    wilson = stats.binomtest(60, 100).proportion_ci(confidence, method="wilson")
+    found = worst_group_interval(100 * accuracy, [100] * 4, samples=500, seed=7, confidence=confidence)
+    assert found == pytest.approx((min(1.2 - above, wilson.low), max(1.2 - below, wilson.high)))
+
+
+def test_an_interval_that_ends_at_zero_does_not_tell_the_two_apart():
+    ends = [PairedDifference(0.1, 0.0, 0.2), PairedDifference(-0.1, -0.2, 0.0), PairedDifference(0.2, 0.1, 0.3)]
+    assert [difference.inside_noise for difference in ends] == [True, True, False]
 
 
 def test_mcnemar_agrees_with_the_binomial_tail():

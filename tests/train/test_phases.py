@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from aimbench.errors import ConfigError, RegimeError
 from aimbench.train import checkpoint
 from aimbench.train.api import Batch, Classifier, Loss, Method, Phase, Progress, Run
+from aimbench.train.config import TrainConfig, for_phase
 from aimbench.train.epoch_batches import epoch_batches
 
 Define = Callable[..., type[Method]]
@@ -203,6 +204,8 @@ def test_a_method_without_a_loss_is_one_line(define: Define, experiment: Callabl
     [
         ({"learning_rate": 1e-4}, {}, "phase 'one' of method 'made_up' cannot set 'learning_rate'"),
         ({"precision": "bf16-mixed"}, {}, "cannot set 'precision'"),
+        ({"epochs": 3}, {}, "cannot set 'epochs'"),
+        ({"image_size": 96}, {}, "cannot set 'image_size'"),
         ({"lr": "abc"}, {}, "training setting 'lr': .*got 'abc'"),
         ({"train": "all"}, {}, "sets train='all': a phase can freeze the backbone"),
         ({"batch_size": 16}, {"loader": "stream"}, "sets its batch size, which a stream cannot"),
@@ -218,6 +221,15 @@ def test_what_a_phase_cannot_set_is_refused(
     define(Odd)
     with pytest.raises(ConfigError, match=message):
         experiment("made_up", training=training).trainer().fit()
+
+
+def test_what_a_phase_sets_replaces_the_runs_and_the_rest_stays() -> None:
+    run = TrainConfig(train="all", epochs=7, image_size=96, precision="bf16-mixed")
+    changes = {"lr": 0.5, "backbone_lr": 0.25, "optimizer": "sgd", "weight_decay": 0.125, "schedule": "step"}
+    changes |= {"train": "head", "warmup_epochs": 2.0, "grad_clip": 3.0, "batch_size": 5, "augment": True}
+    phase = for_phase(run, "made_up", "one", changes)
+    assert phase.model_dump() == {**run.model_dump(), **changes}
+    assert for_phase(phase, "made_up", "two", {}) == phase
 
 
 @pytest.mark.parametrize("method", ["afr", "cnc", "crt", "jtt", "lisa", "rwg", "rwy", "subg", "suby"])

@@ -117,6 +117,14 @@ def test_the_command_of_a_record_has_its_definition(
     assert f"{trial.id} is recorded already" in error
 
 
+def test_what_a_method_without_defaults_of_its_own_is_trained_with() -> None:
+    """Cards call it the harness's own optimiser and schedule; commands in texts and plans leave it out."""
+    config = read_config({})
+    assert (config.optimizer, config.schedule, config.train) == ("adamw", "cosine", "head")
+    assert (config.epochs, config.batch_size, config.warmup_epochs) == (20, 64, 0.0)
+    assert (config.lr, config.backbone_lr, config.weight_decay) == (1e-3, 1e-4, 1e-4)
+
+
 def test_what_the_user_gives_wins_over_a_preset() -> None:
     config = get_method("aim").configure({"active_area": 0.5}, preset="1-25-flat")
     assert (config.stop_stage, config.active_area, config.anneal) == (1, 0.5, False)  # type: ignore[attr-defined]
