@@ -66,6 +66,23 @@ def test_defaults_that_cards_state_in_words(method: str, defaults: dict[str, obj
     assert {name: found[name] for name in defaults} == defaults
 
 
+@pytest.mark.parametrize(
+    ("train", "select", "methods"),
+    [
+        ("class", "class", "erm upweight crt mixup masktune scda aim aim_plus topdown bottomup"),
+        ("class", "val_groups", "rwy suby jtt lff cnc afr"),
+        ("groups", "val_groups", "rwg subg groupdro lisa irm dfr_train"),
+        ("val_groups", "val_groups", "dfr_val"),
+        ("masks", "class", "gals rrr oracle_mask aim_oracle"),
+    ],
+)
+def test_what_a_method_reads_is_what_its_source_reads(train: str, select: str, methods: str) -> None:
+    """As baselines/README.md has it. Trials are chosen, and rows compared, by it."""
+    for name in methods.split():
+        regime = get_method(name).regime
+        assert (regime.train, regime.select) == (train, select), name
+
+
 def test_training_settings_that_a_methods_card_states_are_its_own() -> None:
     """ERM's rate is what its trials chose; MaskTune's schedule is its source's, halved after each quarter."""
     assert get_method("erm").training_defaults == {"lr": 3e-3}

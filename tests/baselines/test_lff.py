@@ -51,7 +51,7 @@ def test_running_means_and_largest_of_a_class_by_hand() -> None:
 
 
 def test_difficulty_by_hand_over_two_batches() -> None:
-    method = LfF(LfF.configure({}))
+    method = LfF(LfF.configure({"decay": 0.6}))
     run = SimpleNamespace(labels=np.array([0, 0, 1]), num_classes=2)
     next(method.phases(run))  # type: ignore[arg-type]
     first = Batch(torch.tensor([0, 1]), torch.tensor([0, 0]))
@@ -59,15 +59,15 @@ def test_difficulty_by_hand_over_two_batches() -> None:
     # l_b = (4, 1) / 4 and l_d = (2, 2) / 2.
     assert weight.tolist() == pytest.approx([0.5, 0.25 / 1.25])
     again = Batch(torch.tensor([1]), torch.tensor([0]))
-    weight = method._difficulty(again, torch.tensor([11.0]), torch.tensor([0.0]))
-    # Running: l_b = 0.7 * 1 + 0.3 * 11 = 4 of at most 4; l_d = 1.4 of at most 2.
-    assert weight.tolist() == pytest.approx([1.0 / (1.0 + 0.7)])
+    weight = method._difficulty(again, torch.tensor([8.5]), torch.tensor([0.0]))
+    # Running: l_b = 0.6 * 1 + 0.4 * 8.5 = 4 of at most 4; l_d = 1.2 of at most 2.
+    assert weight.tolist() == pytest.approx([1.0 / (1.0 + 0.6)])
 
 
-@pytest.mark.parametrize(("scale_by_q", "scale"), [(True, 0.7), (False, 1.0)])
-def test_the_loss_and_the_gradient_of_either_network_by_formula(scale_by_q: bool, scale: float) -> None:
+@pytest.mark.parametrize(("q", "scale_by_q", "scale"), [(0.7, True, 0.7), (0.4, False, 1.0)])
+def test_the_loss_and_the_gradient_of_either_network_by_formula(q: float, scale_by_q: bool, scale: float) -> None:
     torch.manual_seed(0)
-    method = LfF(LfF.configure({"q": 0.7, "scale_by_q": scale_by_q}))
+    method = LfF(LfF.configure({"q": q, "scale_by_q": scale_by_q}))
     label = torch.tensor([0, 1, 1])
     next(method.phases(SimpleNamespace(labels=label.numpy(), num_classes=2)))  # type: ignore[arg-type]
     debiased, biased = torch.randn(3, 2, requires_grad=True), torch.randn(3, 2, requires_grad=True)
@@ -90,11 +90,11 @@ def test_the_loss_and_the_gradient_of_either_network_by_formula(scale_by_q: bool
     l_d, l_b = -np.log(p_d), -np.log(p_b)
     l_d, l_b = (np.array([1.0, *(losses[1:] / losses[1:].max())]) for losses in (l_d, l_b))  # by class
     w = l_b / (l_b + l_d)
-    assert result["loss"].item() == pytest.approx(scale * np.mean((1 - p_b**0.7) / 0.7) + np.mean(-w * np.log(p_d)))
+    assert result["loss"].item() == pytest.approx(scale * np.mean((1 - p_b**q) / q) + np.mean(-w * np.log(p_d)))
     assert debiased.grad is not None
     assert biased.grad is not None
     np.testing.assert_allclose(debiased.grad, w[:, None] * errors["debiased"] / 3, atol=1e-6)  # none through W
-    np.testing.assert_allclose(biased.grad, scale * p_b[:, None] ** 0.7 * errors["biased"] / 3, atol=1e-6)
+    np.testing.assert_allclose(biased.grad, scale * p_b[:, None] ** q * errors["biased"] / 3, atol=1e-6)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

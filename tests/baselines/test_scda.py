@@ -19,10 +19,11 @@ def test_positions_above_the_images_mean_are_averaged() -> None:
     assert output.embedding is not None
     assert output.embedding[0, :2].tolist() == [3.0, 0.0]
     assert output.embedding[1, :2].tolist() == [0.0, 5.0]
-    assert output.last_map is not None  # what GradCAM reads: the map that is pooled
-    assert output.last_map[0, 0].tolist() == [[4, 2], [0, 0]]
     feature[0, 1] = torch.tensor([[-9.0, 0.0], [0.0, 0.0]])  # sums are -5, 2, 0, 0: what is negative does not respond
-    assert head([torch.empty(0)] * 3 + [feature]).masks["stage3"][0, 0].tolist() == [[0, 1], [1, 1]]
+    output = head([torch.empty(0)] * 3 + [feature])
+    assert output.masks["stage3"][0, 0].tolist() == [[0, 1], [1, 1]]
+    assert output.last_map is not None  # what GradCAM reads: the map that is pooled
+    assert output.last_map[0, :2].tolist() == [[[0, 2], [0, 0]], [[0, 0], [0, 0]]]
 
 
 def test_a_constant_map_is_erm() -> None:

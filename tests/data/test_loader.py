@@ -19,7 +19,7 @@ from aimbench.data.batch import Batch
 from aimbench.data.build import build
 from aimbench.data.dataset import Item, ShardDataset, SplitIndex
 from aimbench.data.decode import decode
-from aimbench.data.loader import ImageDataset, ImageSource, cpu_split, epoch_order
+from aimbench.data.loader import ImageDataset, ImageSource, _Requests, cpu_split, epoch_order
 from aimbench.data.memory import DecodedCache
 from aimbench.data.sharing import Share
 from aimbench.data.transforms import TransformConfig
@@ -141,6 +141,13 @@ def test_same_batches_for_any_number_of_workers_with_augmentation(split: SplitIn
         torch.rand(3)
         assert torch.equal(joined(list(many.epoch(order, seed=1))), expected)
     assert not torch.equal(joined(list(source(split, AUGMENTED).epoch(order, seed=2))), expected)
+
+
+def test_augmentation_is_not_drawn_by_the_generator_that_drew_the_order() -> None:
+    requests = _Requests()
+    requests.set(epoch_order(4, seed=7), 7, drop_last=False, batch_size=4)
+    (batch,) = requests
+    assert [seed for _, seed in batch] != np.random.default_rng(7).integers(0, 2**62, size=4).tolist()
 
 
 def test_a_repeated_sample_is_augmented_anew(split: SplitIndex) -> None:

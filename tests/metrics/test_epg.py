@@ -175,6 +175,11 @@ def test_the_interval_of_epg_is_that_of_the_draws_and_the_seed_asked_for():
     assert (other.low, other.high) == bootstrap_mean_interval(scores, samples=50, seed=3) != (default.low, default.high)
 
 
+def test_a_sample_without_ground_truth_is_not_counted_as_undefined():
+    record = epg_score([math.nan, 0.5, 0.0], [True, False, True], [True, True, False], None, [], 0)
+    assert (record.n, record.undefined, record.correct, record.incorrect) == (2, 1, 0.5, 0.0)
+
+
 def test_epg_score_refuses_what_it_cannot_score():
     with pytest.raises(DataError, match="no sample has ground truth"):
         epg_score([math.nan], [False], [True], None, [], 0)
