@@ -29,8 +29,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
+# Methods and baselines lie outside the package's folder, where mypy can't see that they belong to it.
 types: install
-	$(BIN)/mypy
+	rm -rf build/typed && mkdir -p build/typed/aimbench
+	ln -s $(CURDIR)/aimbench/* $(CURDIR)/methods $(CURDIR)/baselines build/typed/aimbench/
+	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
 contracts: install
 	$(BIN)/lint-imports

@@ -70,7 +70,7 @@ class AFR(ERM):
             for _ in range(first, last):
                 loss = self.objective(layer, x, y, w)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(layer.parameters(), self.config.reweighting_clip)
                 optimizer.step()
             return Fitted({"loss": float(self.objective(layer, x, y, w).detach())})
@@ -82,7 +82,8 @@ class AFR(ERM):
         entropy = F.cross_entropy(layer(x), label, reduction="none")
         start = {name: value.to(x) for name, value in self.state.items()}
         distance = (layer.weight - start["weight"]).square().sum() + (layer.bias - start["bias"]).square().sum()
-        return (weight * entropy).sum() + self.config.pull * distance
+        total: Tensor = (weight * entropy).sum() + self.config.pull * distance
+        return total
 
 
 def afr_weights(certainty: Tensor, label: Tensor, gamma: float) -> Tensor:

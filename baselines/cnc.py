@@ -119,7 +119,7 @@ class CnC(ERM):
             return super().loss(model, batch, progress)
         output = model(batch)
         assert output.embedding is not None
-        anchors, positives, negatives, others = F.normalize(output.embedding, dim=1).split(self.config.samples)
+        anchors, positives, negatives, others = torch.split(F.normalize(output.embedding, dim=1), self.config.samples)
         contrast = supervised_contrast(anchors, positives, negatives, self.config.temperature)
         mirrored = supervised_contrast(positives, anchors, others, self.config.temperature)
         contrastive = (contrast + mirrored) / 2

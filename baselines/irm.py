@@ -49,7 +49,7 @@ class IRM(ERM):
         logits = model(batch).logits
         place = batch.group % self._places
         risks, penalties = [], []
-        for environment in place.unique():
+        for environment in torch.unique(place):
             members = place == environment
             risks.append(F.cross_entropy(logits[members], batch.label[members]))
             penalties.append(irm_penalty(logits[members], batch.label[members]))

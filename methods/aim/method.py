@@ -20,6 +20,7 @@ from aimbench.train.api import (
     Head,
     Loss,
     Method,
+    MethodConfig,
     Output,
     Phase,
     Progress,
@@ -40,10 +41,10 @@ OWN_RATE = 30.0
 class AIM(Method):
     """Self-supervised top-down feature masking: the network chooses where to look before it classifies."""
 
-    Config = AIMConfig
+    Config: ClassVar[type[MethodConfig]] = AIMConfig
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-4}  # chosen by plans/baselines.yaml
     splits_batches = True
-    presets = PRESETS
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
     def build(self, pyramid: FeaturePyramid, num_classes: int, *, frozen: bool) -> Head:
         """The top-down path with its masks and classifiers."""
