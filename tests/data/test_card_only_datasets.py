@@ -51,7 +51,7 @@ def write_csv(root: Path, edit: Any = None) -> list[dict[str, Any]]:
             pixels[: i + 1] = 255
             (folder / "masks").mkdir(exist_ok=True)
             Image.fromarray(pixels).save(folder / mask)
-        box = (1, 2, 10 + i, 20) if i != 4 else ("", "", "", "")
+        box = {4: ("", "", "", ""), 7: (1, 2, "", 20)}.get(i, (1, 2, 10 + i, 20))  # an empty cell: no box
         values = (file, animal, where, str(i % 3), mask, *box)
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     if edit:
@@ -83,6 +83,17 @@ def test_csv(tmp_path: Path) -> None:
             if item.mask is not None:
                 assert (decode_mask(item.mask, key) > 0).sum() == 40 * (int(row["mask"][6:-4]) + 1)
     assert dataset.manifest.ground_truth.share_with_mask == pytest.approx(11 / 12)
+    # Of 30 rows the masks cover 1 to 12, without the fourth, which has none.
+    assert dataset.manifest.ground_truth.mean_foreground_share == pytest.approx((78 - 4) / 30 / 11, abs=1e-6)
+
+
+def test_a_csv_as_spreadsheets_save_it(tmp_path: Path) -> None:
+    write_csv(tmp_path)
+    plain = build_mine(tmp_path, "csv", CSV_OPTIONS).manifest.fingerprint
+    table = tmp_path / "raw" / "mine" / "all.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    again = build("mine", tmp_path / "raw", tmp_path / "again", cards_dir=tmp_path / "cards", workers=1).dataset
+    assert again.manifest.fingerprint == plain
 
 
 def test_csv_with_a_group_column_or_classes_as_groups(tmp_path: Path) -> None:
@@ -137,6 +148,16 @@ def test_a_table_without_one_of_the_cards_splits_is_not_whole(tmp_path: Path, sp
         build_mine(tmp_path, "csv", CSV_OPTIONS)
 
 
+@pytest.mark.parametrize(("split", "named"), [("0", "train"), ("2", "test")])
+def test_a_split_without_one_of_the_classes_is_not_whole(tmp_path: Path, split: str, named: str) -> None:
+    def leave_out(rows: list[dict[str, Any]]) -> None:
+        rows[:] = [row for row in rows if (row["part"], row["animal"]) != (split, "dog")]
+
+    write_csv(tmp_path, leave_out)
+    with pytest.raises(DataError, match=f"not whole: {named} has no sample of 1 classes, the first dog;"):
+        build_mine(tmp_path, "csv", CSV_OPTIONS)
+
+
 def test_a_misspelt_split_is_named_with_its_line(tmp_path: Path) -> None:
     names = {"0": "train", "1": "val", "2": "tset"}
     write_csv(tmp_path, lambda rows: [row.update(part=names[row["part"]]) for row in rows])
@@ -173,6 +194,12 @@ def test_groups_that_follow_from_nothing(tmp_path: Path) -> None:
         build_mine(tmp_path, "csv", CSV_OPTIONS, groups=GROUPS[:3])
 
 
+def test_some_of_the_four_columns_of_a_box_are_not_left_aside(tmp_path: Path) -> None:
+    write_csv(tmp_path)
+    with pytest.raises(CardError, match=r"option 'boxes' names 3 columns; name those of x0, y0, x1 and y1, or none"):
+        build_mine(tmp_path, "csv", {**CSV_OPTIONS, "boxes": ["x0", "y0", "x1"]})
+
+
 def test_places_of_no_stated_order_name_no_groups(tmp_path: Path) -> None:
     write_csv(tmp_path)
     with pytest.raises(CardError, match=r"list options\.places in the order .*\(found: inside, outside\)"):
@@ -187,6 +214,9 @@ def test_masks_that_are_empty(tmp_path: Path, kept: int, noted: bool | None) -> 
     write_csv(tmp_path)
     masks = sorted((tmp_path / "raw" / "mine" / "masks").iterdir())
     assert len(masks) == 11
+    single = np.zeros((30, 40), dtype=np.uint8)
+    single[0, 0] = 255
+    Image.fromarray(single).save(masks[0])  # one pixel is not empty
     for path in masks[kept:]:
         Image.fromarray(np.ones((30, 40), dtype=np.uint8)).save(path)  # of 0 and 1, as segmentations often are
     if noted is None:
@@ -195,7 +225,9 @@ def test_masks_that_are_empty(tmp_path: Path, kept: int, noted: bool | None) -> 
         dataset = build_mine(tmp_path, "csv", {**CSV_OPTIONS, "mask_threshold": 0.002})
         assert dataset.manifest.ground_truth.empty_masks == 0
     else:
-        notes = build_mine(tmp_path, "csv", CSV_OPTIONS).manifest.notes
+        manifest = build_mine(tmp_path, "csv", CSV_OPTIONS).manifest
+        assert manifest.ground_truth.empty_masks == 11 - kept
+        notes = manifest.notes
         assert [note for note in notes if "6 of 11 masks are empty" in note] == notes[: int(noted)]
 
 
@@ -342,10 +374,50 @@ def test_mirror_of_cub(tmp_path: Path) -> None:
         assert test.label[i] == row % 2
 
 
-def test_other_class_names_are_another_dataset(tmp_path: Path) -> None:
-    tables(["cat", "wolf"]).save_to_disk(tmp_path / "raw" / "mine")
-    with pytest.raises(DataError, match="class 1 is 'wolf', on the card 'dog'"):
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["cat", "wolf"], "class 1 is 'wolf', on the card 'dog'"),
+        (["cat", "dog", "wolf"], "has 3 classes, the card 2"),
+    ],
+)
+def test_other_class_names_are_another_dataset(tmp_path: Path, names: list[str], expected: str) -> None:
+    tables(names).save_to_disk(tmp_path / "raw" / "mine")
+    with pytest.raises(DataError, match=expected):
         build_mine(tmp_path, "huggingface", HF_OPTIONS)
+
+
+def test_a_row_without_a_label_is_not_one_of_the_last_class(tmp_path: Path) -> None:
+    made = tables()  # the hub writes -1 where labels are kept back
+    made["validation"] = made["validation"].map(lambda row: {"label": -1 if row["name"] == "n103" else row["label"]})
+    made.save_to_disk(tmp_path / "raw" / "mine")
+    with pytest.raises(DataError, match="row 3: label is '-1', which is no class"):
+        build_mine(tmp_path, "huggingface", HF_OPTIONS)
+
+
+def test_a_hugging_face_validation_split_follows_the_seed(tmp_path: Path) -> None:
+    tables().save_to_disk(tmp_path / "raw" / "mine")
+    first = build_mine(tmp_path, "huggingface", HF_OPTIONS)
+    drawn = {
+        tuple(
+            build("mine", tmp_path / "raw", tmp_path / str(seed), cards_dir=tmp_path / "cards", workers=1, seed=seed)
+            .dataset.split("val")
+            .keys
+        )
+        for seed in (first.manifest.seed, 1, 2, 3)
+    }
+    assert tuple(first.split("val").keys) in drawn
+    assert len(drawn) > 1
+
+
+def test_a_mask_threshold_of_the_card_holds_for_tables_too(tmp_path: Path) -> None:
+    made = tables()
+    grey = encoded(51, "PNG")  # a fifth of 255
+    for split in made:
+        made[split] = made[split].map(lambda row: {"mask": {"bytes": grey, "path": None}})
+    made.save_to_disk(tmp_path / "raw" / "mine")
+    dataset = build_mine(tmp_path, "huggingface", {**HF_OPTIONS, "mask_threshold": 0.2})
+    assert dataset.manifest.ground_truth.mean_foreground_share == 1
 
 
 def test_paths_in_a_table_are_not_followed(tmp_path: Path) -> None:

@@ -52,4 +52,5 @@ def test_whole_images_and_halves_by_hand() -> None:
     assert torch.equal(Crops(whole, yes, 4).take(image), image.flip(-1))
     halves = Crops(right, no, 2).take(image)
     assert halves[0, 0].tolist() == [[4, 5], [12, 13]]  # halfway between two rows, columns 2 and 3
+    assert Crops(whole, no, 8).take(torch.ones(1, 1, 4, 4)).min() == 1  # nothing dark comes in over the edge
     assert Crops(whole[:0], no[:0], 2).take(image[:0]).shape == (0, 1, 2, 2)

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from tiny_raw import SPECIES, TEST, TRAIN, write_image
 
+from aimbench.cards import load_card
 from aimbench.data.build import build
+from aimbench.data.counts import differences
 from aimbench.data.dataset import ShardDataset
+from aimbench.data.layouts.cub_tables import Bird, stratified_validation
+from aimbench.data.manifest import SplitSummary
 from aimbench.data.samples import decode_mask
 from aimbench.errors import DataError
 
@@ -47,6 +51,18 @@ def test_test_split_is_the_official_flag(raw: Path, data_root: Path) -> None:
     assert set(dataset.split("test").keys) == official
 
 
+def test_validation_follows_from_the_seed_and_not_from_the_order_of_the_list() -> None:
+    birds = [
+        Bird(i, f"{i % 4}/{i}.jpg", i % 4, i % 10 < 7, (0.0, 0.0, 1.0, 1.0), Path("a"), Path("b")) for i in range(400)
+    ]
+    drawn = stratified_validation(birds, 0.2, seed=3)
+    assert drawn == stratified_validation(birds[::-1], 0.2, seed=3)
+    assert drawn != stratified_validation(birds, 0.2, seed=4)
+    assert all(birds[number].in_train for number in drawn)
+    # A fifth of the 80, 60, 80 and 60 of each species in train.
+    assert [sum(number % 4 == label for number in drawn) for label in range(4)] == [16, 12, 16, 12]
+
+
 def test_official_build_of_a_part_is_refused(raw: Path, data_root: Path) -> None:
     with pytest.raises(DataError) as caught:
         build("cub", raw, data_root, workers=1)
@@ -57,6 +73,16 @@ def test_official_build_of_a_part_is_refused(raw: Path, data_root: Path) -> None
     assert not (data_root / "cub" / "official").exists()
 
 
+@pytest.mark.parametrize(("val", "phrases"), [(1194, []), (1193, ["train+val has 5993 samples, not 5994"])])
+def test_train_and_val_together_are_cubs_train(val: int, phrases: list[str]) -> None:
+    names = [str(i) for i in range(200)]
+    found = {
+        split: SplitSummary(count=count, classes=dict.fromkeys(names, 1), groups={})
+        for split, count in (("train", 4800), ("val", val), ("test", 5794))
+    }
+    assert differences(load_card("cub"), "official", names, found) == phrases
+
+
 def test_species_without_masks(raw: Path, data_root: Path) -> None:
     for mask in (raw / "segmentations" / SPECIES[1]).iterdir():
         mask.unlink()
@@ -64,10 +90,11 @@ def test_species_without_masks(raw: Path, data_root: Path) -> None:
         build_cub(raw, data_root)
 
 
-def test_mask_of_another_size(raw: Path, data_root: Path) -> None:
+@pytest.mark.parametrize("size", [(40, 31), (80, 60)])  # not even one of the same shape is scaled
+def test_mask_of_another_size(raw: Path, data_root: Path, size: tuple[int, int]) -> None:
     mask = sorted((raw / "segmentations" / SPECIES[0]).iterdir())[0]
-    write_image(mask, 0, (40, 31))
-    with pytest.raises(DataError, match=r"is 40x31, its image 40x30") as caught:
+    write_image(mask, 0, size)
+    with pytest.raises(DataError, match=f"is {size[0]}x{size[1]}, its image 40x30") as caught:
         build_cub(raw, data_root)
     assert mask.stem in str(caught.value)
 
@@ -107,6 +134,13 @@ def test_malformed_line_is_named(raw: Path, data_root: Path) -> None:
     table = raw / "CUB_200_2011" / "bounding_boxes.txt"
     table.write_text(table.read_text().replace("\n3 10.0 5.0 10.0 15.0\n", "\n3 10.0 5.0 10.0\n"))
     with pytest.raises(DataError, match=r"bounding_boxes\.txt, line 3"):
+        build_cub(raw, data_root)
+
+
+def test_a_number_that_is_there_twice_is_named(raw: Path, data_root: Path) -> None:
+    table = raw / "CUB_200_2011" / "image_class_labels.txt"
+    table.write_text(table.read_text().replace("\n4 1\n", "\n3 2\n"))
+    with pytest.raises(DataError, match=r"image_class_labels\.txt, line 4: '3 2' is not '<new id>"):
         build_cub(raw, data_root)
 
 

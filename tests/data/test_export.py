@@ -92,6 +92,30 @@ def test_what_is_there_is_not_written_over(dataset: ShardDataset, tmp_path: Path
     assert not list(tmp_path.glob("*.writing"))
 
 
+def test_a_bird_before_no_place_has_none_in_either_export(raw: Path, data_root: Path, tmp_path: Path) -> None:
+    birds = build("travelingbirds@regenerated", raw, data_root, partial=True, workers=1).dataset
+    hub = hugging_face.load_from_disk(export_hugging_face(birds, tmp_path / "hf"))
+    assert set(hub["test_black"]["place"]) == {None}
+    assert list(hub["test"]["place"]) == birds.split("test").place.tolist()
+    out = export_image_folder(birds, tmp_path / "out")
+    for split, places in (
+        ("test_black", {""}),
+        ("test", {birds.manifest.places[place] for place in birds.split("test").place}),
+    ):
+        with (out / split / "metadata.csv").open(newline="") as file:
+            assert {row["place"] for row in csv.DictReader(file)} == places
+
+
+def test_classes_of_one_folder_name_are_not_mixed(tmp_path: Path) -> None:
+    write_tree(tmp_path / "raw" / "mine", train=4, val=1)
+    names = {"class_folders": ["cat", "dog"], "class_names": ["big: cat", "big? cat"]}
+    cards = write_card(tmp_path, {"options": {"splits": {"train": "train", "test": "val"}, **names}})
+    dataset = build("mine", tmp_path / "raw", tmp_path / "data", cards_dir=cards, workers=1, partial=True).dataset
+    with pytest.raises(DataError, match="give the same folder name; rename the classes"):
+        export_image_folder(dataset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["../up", "/etc", "a/b", "a\\b", "..", "", "a\0b"])
 def test_class_names_lead_nowhere(name: str, tmp_path: Path) -> None:
     folder = _folder_name(name)

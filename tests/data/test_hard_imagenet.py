@@ -76,12 +76,12 @@ def test_masks_of_another_size_but_the_same_aspect_are_scaled(tmp_path: Path) ->
         build("hardimagenet", raw, tmp_path / "other", partial=True, workers=1)
 
 
-def rank_cards(folder: Path) -> Path:
-    """The card of Hard ImageNet with two images of either end in place of a hundred."""
+def rank_cards(folder: Path, each: int = 2) -> Path:
+    """The card of Hard ImageNet with so many images of either end in place of a hundred."""
     card = folder / "cards" / "hardimagenet" / "card.yaml"
     card.parent.mkdir(parents=True)
     text = (default_cards_dir() / "hardimagenet" / "card.yaml").read_text()
-    card.write_text(text.replace("each: 100", "each: 2"))
+    card.write_text(text.replace("each: 100", f"each: {each}"))
     return folder / "cards"
 
 
@@ -133,12 +133,14 @@ def test_ends_of_the_ranking_as_test_conditions(tmp_path: Path) -> None:
     verify(dataset)
 
 
-def test_a_class_too_small_for_two_ends_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("each", [100, 5])  # of twice five none is left to train on
+def test_a_class_too_small_for_two_ends_is_named(tmp_path: Path, each: int) -> None:
     raw = tmp_path / "raw"
     hard_imagenet(raw)
     write_ranks(raw, "csv")
-    with pytest.raises(DataError, match="class 0 has 10 ranked images, too few for 100 of either end"):
-        build("hardimagenet@rank-apart", raw, tmp_path / "data", partial=True, workers=1)
+    cards = rank_cards(tmp_path, each)
+    with pytest.raises(DataError, match=f"class 0 has 10 ranked images, too few for {each} of either end"):
+        build("hardimagenet@rank-apart", raw, tmp_path / "data", partial=True, workers=1, cards_dir=cards)
 
 
 class Hostile:

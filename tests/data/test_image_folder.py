@@ -1,3 +1,4 @@
+import json
 import shutil
 import tarfile
 import zipfile
@@ -10,8 +11,10 @@ from tiny_raw import write_image
 from tiny_tree import voc, write_card, write_tree
 
 from aimbench.cards import load_card
+from aimbench.data.annotations import SolutionBoxes
 from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset
+from aimbench.data.samples import Recipe, render
 from aimbench.data.verify import verify
 from aimbench.errors import CardError, DataError
 
@@ -295,6 +298,44 @@ def test_boxes_of_imagenet_that_have_no_place_in_the_image_are_counted(tmp_path:
     assert found == [[(1.0, 2.0, 11.0, 12.0)], [(10.0, 10.0, 20.0, 20.0)], [(30.0, 10.0, 40.0, 20.0)], []]
     for trait in ("box outside the image", "box reaching out of the image", "boxes of an image of another shape"):
         assert dataset.manifest.image_traits[trait] == 1
+
+
+@pytest.mark.parametrize(
+    ("corners", "size", "expected", "share", "traits"),
+    [
+        ((10, 5, 20, 20), (40, 30), (10.0, 5.0, 20.0, 20.0), 150 / 1200, ()),
+        ((10, 19, 50, 57), (100, 76), (4.0, 7.5, 20.0, 22.5), None, ()),  # sides of nearly one aspect, each to its own
+        ((30, 10, 42, 20), (40, 30), (30.0, 10.0, 40.0, 20.0), 100 / 1200, ()),  # two pixels out are not odd
+        ((30, 10, 43, 20), (40, 30), (30.0, 10.0, 40.0, 20.0), 100 / 1200, ("box reaching out of the image",)),
+    ],
+)
+def test_boxes_of_an_annotation_by_hand(
+    tmp_path: Path,
+    corners: tuple[int, int, int, int],
+    size: tuple[int, int],
+    expected: tuple[float, ...],
+    share: float | None,
+    traits: tuple[str, ...],
+) -> None:
+    image, annotation = tmp_path / "a.png", tmp_path / "a.xml"
+    write_image(image, 20)
+    annotation.write_text(voc("dog", [corners], size=size))
+    recipe = Recipe("train", "a", 0, 0, -1, "a.png", image, None, (), None, 0.5, voc=annotation, loose_boxes=True)
+    sample = render(recipe)
+    assert json.loads(sample.meta)["boxes"] == [list(expected)]
+    assert sample.traits == traits
+    if share is not None:
+        assert sample.box_share == pytest.approx(share)
+
+
+def test_a_later_line_of_a_solution_goes_before_an_earlier_one(tmp_path: Path) -> None:
+    tables = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    tables[0].write_text("ImageId,PredictionString\nx,n1 0 0 1 1\ny,n1 2 2 3 3\nx,n1 4 4 5 5 n2 6 6 7 7\n")
+    tables[1].write_text("ImageId,PredictionString\ny,n3 8 8 9 9\n")
+    boxes = SolutionBoxes(tables)
+    assert boxes.of("x") == [("n1", (4.0, 4.0, 5.0, 5.0)), ("n2", (6.0, 6.0, 7.0, 7.0))]
+    assert boxes.of("y") == [("n3", (8.0, 8.0, 9.0, 9.0))]
+    assert boxes.of("z") == []
 
 
 def hundred(raw: Path) -> list[str]:

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import random
 import tarfile
@@ -7,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from aimbench.cards import load_card
-from aimbench.data.archives import unpack, unpack_into
+from aimbench.cards import Archive, load_card
+from aimbench.data.archives import check_archive, unpack, unpack_into
 from aimbench.data.raw import RawFolder, member
 from aimbench.errors import DataError
 
@@ -155,6 +156,19 @@ def test_more_than_the_disk_holds_is_refused_before(
     with pytest.raises(DataError, match="the next member needs"):
         unpack(archive, target)
     assert not list(target.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [(), ("md5",), ("sha256",)])
+def test_every_checksum_that_a_card_states_is_compared(tmp_path: Path, wrong: tuple[str, ...]) -> None:
+    archive = tmp_path / "a.tgz"
+    archive.write_bytes(b"data")
+    stated = {name: hashlib.new(name, b"other" if name in wrong else b"data").hexdigest() for name in ("md5", "sha256")}
+    source = Archive(archive="a.tgz", **stated)
+    if wrong:
+        with pytest.raises(DataError, match=f"{wrong[0]} is [0-9a-f]+, the card says {stated[wrong[0]]}"):
+            check_archive(archive, source)
+    else:
+        assert check_archive(archive, source) == hashlib.sha256(b"data").hexdigest()
 
 
 def test_only_the_wanted_part_is_unpacked(tmp_path: Path) -> None:

@@ -7,11 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from aimbench.cards import load_card
+from aimbench.data.assemble import check_plan
+from aimbench.data.layouts import Plan
 from aimbench.data.layouts.held_out import hold_out
 from aimbench.data.recipes import Recipes
 from aimbench.data.samples import Recipe
 from aimbench.data.shards import Fingerprint
+from aimbench.errors import DataError
 
 
 def recipe(key: str, label: int = 0, split: str = "train") -> Recipe:
@@ -52,6 +57,16 @@ def test_the_first_name_that_is_there_twice_is_found() -> None:
     found = Recipes([recipe("a"), recipe("b"), recipe("c", 1), recipe("c", 2), recipe("b", 3)]).twice()
     assert found is not None
     assert [(r.key, r.label) for r in found] == [("b", 0), ("b", 3)]
+
+
+@pytest.mark.parametrize(
+    ("label", "lists", "said"), [(2, (2, 3), "label 2 .* 2 classes"), (2, (3, 2), "group 2 .* 2 groups")]
+)
+def test_an_index_behind_its_list_is_refused(label: int, lists: tuple[int, int], said: str) -> None:
+    classes, groups = ([f"{i}" for i in range(size)] for size in lists)
+    with pytest.raises(DataError, match=f"train sample a: {said}"):
+        check_plan(load_card("cub"), Plan(Recipes([recipe("a", label)]), classes, groups))
+    check_plan(load_card("cub"), Plan(Recipes([recipe("a", 1)]), classes, groups))
 
 
 def test_removed_recipes_are_gone() -> None:

@@ -68,6 +68,27 @@ def test_shards_are_limited_and_the_fingerprint_does_not_depend_on_it(
     verify(small)
 
 
+def test_shards_are_limited_by_their_bytes_too(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MAX_BYTES", 1)
+    small = build("cub", raw, tmp_path / "small", partial=True, workers=1).dataset
+    assert [shard.count for shard in small.manifest.shards] == [1] * (24 + 6 + 12)
+    verify(small)
+
+
+def test_fingerprint_is_that_of_the_splits_names_and_members_in_the_tars(dataset: ShardDataset) -> None:
+    lines: dict[tuple[str, str], list[str]] = {}
+    for shard in dataset.manifest.shards:
+        with tarfile.open(dataset.root / shard.file) as tar:
+            for info in tar:
+                content = tar.extractfile(info)
+                assert content is not None
+                key, suffix = info.name.split(".", 1)
+                digest = f"{suffix}:{hashlib.sha256(content.read()).hexdigest()}"
+                lines.setdefault((shard.split, key), []).append(digest)
+    text = "\n".join(sorted("\t".join([*name, *members]) for name, members in lines.items()))
+    assert dataset.manifest.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+
+
 def test_split_index_survives_pickling(dataset: ShardDataset) -> None:
     index = dataset.split("train")
     copy = pickle.loads(pickle.dumps(index))

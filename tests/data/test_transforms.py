@@ -94,6 +94,7 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(height: int, w
     image = torch.stack([x, y, torch.zeros_like(x)]).round().to(torch.uint8)
     config = TransformConfig(56, mean=(0.0,) * 3, std=(1.0,) * 3)
     assert config.resize == 64
+    assert dataclasses.replace(config, image_size=160).resize == 183  # 182.86
     result, _ = Transform(config)(Photograph(image, None, torch.zeros(0, 4)), with_region=False)
     scale = min(height, width) / 64
     centred = (torch.arange(56) + 0.5 - 28) * scale
@@ -155,6 +156,8 @@ def test_without_augmentation_keeps_size_and_normalisation() -> None:
 def test_union_of_boxes_by_hand() -> None:
     region = boxes_to_region(torch.tensor([[0.0, 0, 2, 1], [1, 0, 3, 2], [2.6, 2, 99, 99]]), (3, 4))
     assert region.int().tolist() == [[1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]  # a pixel counts by its centre
+    halves = boxes_to_region(torch.tensor([[0.5, 0.5, 1.5, 1.5]]), (3, 3))
+    assert halves.nonzero().tolist() == [[0, 0]], "a box ends before the centre that lies on its end"
     with pytest.raises(DataError, match="ends before it starts"):
         boxes_to_region(torch.tensor([[3.0, 0, 2, 1]]), (3, 4))
     with pytest.raises(DataError, match=r"give \(K, 4\)"):

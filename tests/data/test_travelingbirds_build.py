@@ -9,6 +9,7 @@ from tiny_raw import SPECIES, TEST, TRAIN
 from aimbench.cards import default_cards_dir
 from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset
+from aimbench.data.layouts.travelingbirds import _draw
 from aimbench.data.samples import decode_rgb
 from aimbench.errors import DataError
 
@@ -29,6 +30,38 @@ def test_test_place_is_another_species_training_place(raw: Path, data_root: Path
     for split, places in (("train", home), ("val", home), ("test", away), ("test_training_places", home)):
         index = dataset.split(split)
         assert [names[p] for p in index.place] == [f"p/place_{places[SPECIES[label]]}" for label in index.label]
+
+
+@pytest.mark.parametrize("seed", [42, 7])
+def test_places_are_those_of_the_authors_script(raw: Path, data_root: Path, seed: int) -> None:
+    """It seeds NumPy's legacy generator, shuffles the list of all scenes and then draws a place for each species."""
+    dataset = build("travelingbirds@regenerated", raw, data_root, partial=True, workers=1, seed=seed).dataset
+    legacy = np.random.RandomState(seed)
+    scenes = list(range(4 * 15))
+    legacy.shuffle(scenes)
+    drawn = legacy.choice([0, 1, 2, 3], 3, replace=False).tolist()
+    assert json.loads((dataset.root / "train_places.json").read_text()) == dict(zip(SPECIES, drawn, strict=True))
+
+
+def test_scenes_depend_on_the_names_of_the_photographs_and_not_on_their_numbers(
+    raw: Path, data_root: Path, tmp_path: Path
+) -> None:
+    before = build_birds(raw, data_root).manifest.fingerprint
+    table = raw / "CUB_200_2011" / "images.txt"
+    lines = table.read_text().splitlines()
+    eleven, twelve = (lines[i].split()[1] for i in (10, 11))  # test birds of one species, alike in all other tables
+    lines[10:12] = [f"11 {twelve}", f"12 {eleven}"]
+    table.write_text("\n".join(lines) + "\n")
+    assert build_birds(raw, tmp_path / "renumbered").manifest.fingerprint == before
+
+
+def test_scenes_repeat_only_where_they_are_too_few_and_in_another_order() -> None:
+    scenes = [Path(f"{i}.jpg") for i in range(50)]
+    drawn = _draw(np.random.RandomState(0), scenes, 120)
+    first, second, rest = drawn[:50], drawn[50:100], drawn[100:]
+    assert sorted(first) == sorted(second) == sorted(scenes)
+    assert len({scenes.index(scene) for scene in rest}) == 20
+    assert first != second
 
 
 def test_splits_hold_the_right_birds(raw: Path, data_root: Path) -> None:
@@ -103,6 +136,15 @@ def test_official_composites_are_filtered_by_cubs_split(raw: Path, data_root: Pa
     assert set(with_random.keys) == set(generated.split("test").keys)
     assert all(with_random.read(i).image.endswith(b"random") for i in range(len(with_random)))
     assert (with_random.place == -1).all()
+    # Without CUB_black the black is composed; with it, it is the release's own.
+    assert "test_black composed here, which is exact: CUB_black is not in the raw folder" in dataset.manifest.notes
+    shutil.copytree(images, raw / "CUB_black")
+    for file in (raw / "CUB_black").rglob("*.jpg"):
+        file.write_bytes(file.read_bytes() + b"black")
+    black = build_birds(raw, tmp_path / "black").split("test_black")
+    assert black.keys == generated.split("test_black").keys
+    assert all(black.read(i).image.endswith(b"black") for i in range(len(black)))
+    assert (black.place == -1).all()
     (fixed / "train_places.json").write_text("{}")
     with pytest.raises(DataError, match=r"train_places\.json does not name one place"):
         build_birds(raw, tmp_path / "broken")

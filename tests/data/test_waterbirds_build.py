@@ -1,4 +1,5 @@
 import csv
+import io
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,8 +11,8 @@ from tiny_raw import SIZE, SPECIES
 
 from aimbench.data.build import build
 from aimbench.data.dataset import ShardDataset
-from aimbench.data.layouts.waterbirds import _draw_places, is_waterbird
-from aimbench.data.samples import compose, cover, decode_rgb
+from aimbench.data.layouts.waterbirds import CATEGORIES, _draw_places, _draw_scenes, is_waterbird
+from aimbench.data.samples import compose, cover, decode_rgb, encode_jpeg
 from aimbench.errors import DataError
 
 
@@ -34,6 +35,31 @@ def test_species_rule_with_its_accidental_matches() -> None:
     assert is_waterbird("066.Western_Gull", "corrected")
 
 
+@pytest.mark.parametrize(
+    "species",
+    [
+        "007.Parakeet_Auklet",
+        "024.Red_faced_Cormorant",
+        "044.Frigatebird",
+        "045.Northern_Fulmar",
+        "046.Gadwall",
+        "052.Pied_billed_Grebe",
+        "058.Pigeon_Guillemot",
+        "059.California_Gull",
+        "071.Long_tailed_Jaeger",
+        "084.Red_legged_Kittiwake",
+        "087.Mallard",
+        "089.Hooded_Merganser",
+        "100.Brown_Pelican",
+        "106.Horned_Puffin",
+        "141.Artic_Tern",
+    ],
+)
+def test_the_waterbirds_of_the_authors_list(species: str) -> None:
+    assert is_waterbird(species)
+    assert is_waterbird(species, "corrected")
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_places_have_the_published_counts(seed: int) -> None:
     # Class counts of the release; its group counts are published (Sagawa et al. 2020, table of Waterbirds).
@@ -47,6 +73,27 @@ def test_places_have_the_published_counts(seed: int) -> None:
     assert [groups[0, g] for g in range(4)] == [3498, 184, 56, 1057]
     assert [groups[1, g] for g in range(4)] == [467, 466, 133, 133]
     assert [groups[2, g] for g in range(4)] == [2255, 2255, 642, 642]
+
+
+def test_places_are_drawn_from_all_birds_of_a_class() -> None:
+    # As many of the first half as of the second: CUB lists birds by species, and a species must not have one place.
+    places = _draw_places([0] * 1000, [1] * 1000, 0.95, np.random.default_rng(0))
+    assert sum(places) == 500
+    assert 200 < sum(places[:500]) < 300
+
+
+def test_each_bird_has_a_scene_of_its_own_while_there_are_enough(raw: Path) -> None:
+    folder = raw / "places365" / "data_large"  # 24 scenes of either place
+    scenes, notes = _draw_scenes(folder, CATEGORIES, [0, 1] * 24, np.random.default_rng(0))
+    for place, pairs in enumerate((scenes[::2], scenes[1::2])):
+        names = [name for name, _ in pairs]
+        assert len(set(names)) == 24
+        assert names != sorted(names), "they are drawn, not taken in order"
+        assert all(name.startswith(("/b/", "/f/") if place == 0 else ("/o/", "/l/")) for name in names)
+    assert notes == []
+    scenes, notes = _draw_scenes(folder, CATEGORIES, [1] * 49, np.random.default_rng(0))
+    assert sorted(Counter(name for name, _ in scenes).values()) == [2] * 23 + [3]
+    assert notes == ["24 water scenes for 49 birds: scenes repeat"]
 
 
 def test_release_is_named_where_it_is_absent(raw: Path, data_root: Path) -> None:
@@ -77,6 +124,18 @@ def test_partial_build_falls_back_and_says_so(raw: Path, data_root: Path) -> Non
             assert (raw / "places365" / "data_large" / row["place_filename"].lstrip("/")).is_file()
 
 
+def test_a_part_without_landbirds_is_built(raw: Path, data_root: Path) -> None:
+    table = raw / "CUB_200_2011" / "images.txt"
+    table.write_text("\n".join(line for line in table.read_text().splitlines() if "Wren" not in line) + "\n")
+    dataset = build_95(raw, data_root)
+    assert {split: sum(index.groups.values()) for split, index in dataset.manifest.splits.items()} == {
+        "train": 16,
+        "val": 4,
+        "test": 8,
+    }
+    assert dataset.manifest.splits["test"].classes == {"landbird": 0, "waterbird": 8}
+
+
 def test_hundred_percent_has_no_minority_in_train(raw: Path, data_root: Path) -> None:
     dataset = build_95(raw, data_root, "100")
     train = dataset.split("train")
@@ -103,9 +162,15 @@ def test_composite_is_the_bird_on_the_place(raw: Path, data_root: Path) -> None:
 
 
 def test_compose_weighs_by_the_mask() -> None:
-    bird, place = np.full((1, 3, 3), 200, np.uint8), np.full((1, 3, 3), 100, np.uint8)
-    out = compose(bird, np.array([[1.0, 0.0, 0.25]]), place)
-    assert out[0, :, 0].tolist() == [200, 100, 125]
+    bird, place = np.full((1, 4, 3), 200, np.uint8), np.full((1, 4, 3), 100, np.uint8)
+    out = compose(bird, np.array([[1.0, 0.0, 0.25, 0.257]]), place)
+    assert out[0, :, 0].tolist() == [200, 100, 125, 126]  # 125.7 is rounded, not cut
+
+
+def test_composites_are_jpegs_of_quality_95() -> None:
+    with Image.open(io.BytesIO(encode_jpeg(np.zeros((8, 8, 3), np.uint8)))) as image:
+        # A tenth of the standard's luminance table, 16 11 10 16 24 40, rounded.
+        assert image.quantization[0][:6] == [2, 1, 1, 2, 2, 4]
 
 
 def test_cover_crops_the_centre_and_keeps_the_aspect() -> None:
@@ -157,13 +222,19 @@ def test_broken_release_metadata(raw: Path, data_root: Path, tmp_path: Path, old
         build_95(raw, tmp_path / "other")
 
 
-def test_release_label_outside_the_classes(raw: Path, data_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [(2, "2", "y is 2, not 0 to 1"), (3, "3", "split is 3, not 0 to 2"), (4, "-1", "place is -1, not 0 to 1")],
+)
+def test_release_values_outside_their_range(
+    raw: Path, data_root: Path, tmp_path: Path, column: int, value: str, expected: str
+) -> None:
     release = write_release(raw, build_95(raw, data_root, "95-regenerated"))
     rows = (release / "metadata.csv").read_text().splitlines()
     first = rows[1].split(",")
-    first[2] = "2"
+    first[column] = value
     (release / "metadata.csv").write_text("\n".join([rows[0], ",".join(first), *rows[2:]]) + "\n")
-    with pytest.raises(DataError, match="line 2: y is 2, not 0 to 1"):
+    with pytest.raises(DataError, match=f"line 2: {expected}"):
         build_95(raw, tmp_path / "other")
 
 

@@ -14,7 +14,7 @@ from aimbench.data.layouts.plan import Plan
 from aimbench.data.raw import RawFolder, member
 from aimbench.data.recipes import Recipes
 from aimbench.data.samples import Box, Recipe
-from aimbench.errors import DataError, nearest_names
+from aimbench.errors import CardError, DataError, nearest_names
 
 
 class CsvOptions(TableOptions):
@@ -36,9 +36,15 @@ def plan(raw: RawFolder, card: Card, variant: Variant, seed: int) -> Plan:
     """Plans a dataset that a CSV describes; paths in it are relative to the source's folder.
 
     Raises:
+        CardError: If some, but not all four, columns of boxes are named.
         DataError: Naming file and line, if a value is missing, unknown or leads out of the folder.
     """
     options = read_options(CsvOptions, card, variant)
+    if len(options.boxes) not in (0, 4):
+        raise CardError(
+            f"card of {card.name}, layout csv: option 'boxes' names {len(options.boxes)} columns; name those of x0, "
+            "y0, x1 and y1, or none"
+        )
     root = raw.open(card, options.source)
     path = member(root, options.file)
     # The file is read once for each list of names that the card leaves open, and once for the samples.
@@ -112,7 +118,7 @@ def _key(image: str, where: str) -> str:
 
 
 def _boxes(row: dict[str, str], options: CsvOptions, where: str) -> tuple[Box, ...]:
-    if len(options.boxes) != 4 or not all(row[column].strip() for column in options.boxes):
+    if not options.boxes or not all(row[column].strip() for column in options.boxes):
         return ()
     try:
         x0, y0, x1, y1 = (float(row[column]) for column in options.boxes)

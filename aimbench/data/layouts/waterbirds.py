@@ -190,7 +190,8 @@ def _draw_places(labels: list[int], splits: list[int], strength: float, rng: np.
     places = np.zeros(len(labels), dtype=np.int64)
     for split in range(len(SPLITS)):
         for y in (0, 1):
-            members = [i for i in range(len(labels)) if splits[i] == split and labels[i] == y]
+            # Of integers even where there is none: a part of CUB may lack a class.
+            members = np.array([i for i in range(len(labels)) if splits[i] == split and labels[i] == y], np.int64)
             own_share = strength if split == 0 else 0.5
             water_share = own_share if y == 1 else 1 - own_share
             # np.round rounds halves to even, which gives the release's 466 landbirds on water in val.
