@@ -58,9 +58,9 @@ def _places(tables: Sequence[Table], metric: str) -> list[Place]:
 
 
 def _methods(places: Sequence[Place]) -> list[tuple[str, str]]:
-    """Methods with their regimes, in the order of the tables: by regime, then by name."""
-    found = {row.method: row.regime for _, _, rows in places for row in rows.values()}
-    return sorted(found.items(), key=lambda one: (one[1], one[0]))
+    """Methods with each of their regimes, in the order of the tables: by regime, then by name."""
+    found = {(row.method, row.regime) for _, _, rows in places for row in rows.values()}
+    return sorted(found, key=lambda one: (one[1], one[0]))
 
 
 def _grid(places: Sequence[Place]) -> list[list[str]]:
@@ -73,7 +73,8 @@ def _grid(places: Sequence[Place]) -> list[list[str]]:
     ]
     lines = [["Method", "Regime", *titles]]
     for method, regime in _methods(places):
-        cells = [rows[method].cells[key] if method in rows else None for _, key, rows in places]
+        shown = [(rows.get(method), key) for _, key, rows in places]
+        cells = [row.cells[key] if row and row.regime == regime else None for row, key in shown]
         lines.append([method, regime, *map(_text, cells)])
     return lines
 

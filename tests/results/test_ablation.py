@@ -39,8 +39,11 @@ def store(tmp_path, make_record, make_metrics):
     write(0.3, 5, anneal=False)  # a seed that the base lacks
     write(0.1, active_area=0.4, anneal=False)  # two settings
     write(0.1, training={"lr": 0.5}, pool="all")  # another rate
+    for seed in range(4):
+        write(0.1, seed, training={"lr": 0.5})  # the base's settings at another rate, with more seeds than the base
     write(0.1, evaluation={"epg_samples": 7}, pool="all")  # another evaluation
     write(0.1, method="aim_plus", pool="all")
+    store.write(make_record(method="aim", config={"area": 0.25}, training=settings_of("aim", {}).training))  # of old
     return store
 
 

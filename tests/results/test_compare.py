@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, ttest_ind
 from typer.testing import CliRunner
 
 from aimbench.cli import app
@@ -31,12 +31,13 @@ def store(tmp_path):
 
 @pytest.fixture
 def add(store, make_record):
-    def add(method, prediction, *, keys=None, epg=None, seed=0, **changes):
+    def add(method, prediction, *, keys=None, epg=None, seed=0, further=(), **changes):
         record = make_record(method=method, seed=seed, **changes)
         keys = keys or [f"bird{i}" for i in range(8)]
         columns = {"split": "test", "key": keys, "label": LABEL, "group": GROUP, "prediction": prediction}
         if epg is not None:
             columns["epg_gradcam"] = epg
+        columns |= dict(further)
         store.write(record, {f"{record.id}.predictions.parquet": parquet(pd.DataFrame(columns))})
         return store.get(record.id)
 
@@ -51,6 +52,7 @@ def test_single_runs_by_hand(store, add):
     assert metrics["accuracy"].first == 1.0
     assert metrics["accuracy"].difference.value == pytest.approx(4 / 8)
     assert metrics["worst-group accuracy"].second == 0.0
+    assert metrics["worst-group accuracy"].difference.value == 1.0  # of 'waterbird on land', not of all samples
     # EPG over the six samples that both have.
     assert metrics["EPG gradcam"].n == 6
     assert metrics["EPG gradcam"].difference.value == pytest.approx(0.2)
@@ -65,6 +67,7 @@ def test_single_runs_by_hand(store, add):
     assert "p (McNemar, Holm)" in "\n".join(comparison_lines(found))
     assert found.groups[0].p_value == pytest.approx(1.0)  # 2 / 2**2, times four groups, at most 1
     assert found.samples.index.tolist() == ["bird3", "bird4", "bird5", "bird7"]
+    assert found.samples[["first", "second", "difference"]].to_numpy().tolist() == [[1.0, 0.0, 1.0]] * 4
     assert found.differing == ("method.name aim / erm",)
 
 
@@ -120,12 +123,69 @@ def test_sets_of_seeds(store, add):
     assert "(Welch)" in text
 
 
+def test_between_seeds_it_is_welchs_test_of_the_runs(store, add):
+    # The runs' accuracies are 1 and 7/8 against 4/8 and 5/8, those of their worst groups 1 and 1/2 against 0 and 1/2.
+    seven, five = [0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 0, 1, 1, 0]
+    one = [add("aim", ALL_RIGHT, seed=0), add("aim", seven, seed=1)]
+    other = [add("erm", HALF, seed=0), add("erm", five, seed=1)]
+    metrics = {metric.name: metric for metric in compare(store, one, other).metrics}
+    expected = ttest_ind([1, 7 / 8], [4 / 8, 5 / 8], equal_var=False).pvalue
+    assert metrics["accuracy"].seeds_p_value == pytest.approx(expected)
+    worst = ttest_ind([1, 1 / 2], [0, 1 / 2], equal_var=False).pvalue
+    assert metrics["worst-group accuracy"].seeds_p_value == pytest.approx(worst)
+
+
+def test_the_references_of_epg_are_not_compared(store, add):
+    references = {"epg_uniform": [0.2] * 8, "epg_centre_gaussian": [0.3] * 8}
+    one = add("aim", ALL_RIGHT, epg=[0.5] * 8, further=references)
+    other = add("erm", HALF, epg=[0.3] * 8, further=references)
+    names = [metric.name for metric in compare(store, [one], [other]).metrics]
+    assert names == ["accuracy", "worst-group accuracy", "EPG gradcam"]
+
+
+def test_the_largest_difference_stands_first_whichever_side_it_favours(store, add):
+    one = [add("erm", HALF, seed=0), add("erm", [0, 0, 0, 1, 1, 0, 1, 1], seed=1)]
+    other = [add("aim", ALL_RIGHT, seed=0), add("aim", ALL_RIGHT, seed=1)]
+    found = compare(store, one, other)
+    # Right in both, one or none of the first side's runs: bird3 and bird5 in none, bird4 and bird7 in one.
+    assert found.samples["difference"].to_dict() == {"bird3": -1.0, "bird5": -1.0, "bird4": -0.5, "bird7": -0.5}
+    assert found.samples.index.tolist() == ["bird3", "bird5", "bird4", "bird7"]
+    assert [(g.name, g.first - g.second) for g in found.groups] == [
+        ("waterbird on land", -0.75),
+        ("landbird on water", -0.5),
+        ("waterbird on water", -0.25),
+        ("landbird on land", 0.0),
+    ]
+
+
+def test_groups_keep_their_names_where_one_has_no_sample(store, add):
+    groups = {"group": [0, 0, 2, 2, 2, 2, 3, 3]}
+    found = compare(store, [add("aim", ALL_RIGHT, further=groups)], [add("erm", HALF, further=groups)])
+    assert {group.name: group.n for group in found.groups} == {
+        "landbird on land": 2,
+        "waterbird on land": 4,
+        "waterbird on water": 2,
+    }
+
+
+def test_a_setting_that_came_later_is_compared_with_what_runs_had_before(store, add):
+    now = add("aim", ALL_RIGHT, config={"smooth_start": "identity", "smooth_lr_factor": 1.0})
+    before, said = add("aim", HALF, config={}), add("aim", HALF, config={"smooth_start": "random"}, seed=1)
+    assert compare(store, [now], [before]).differing == ("method.config.smooth_start identity / random",)
+    assert same_but_for_seed(store, before) == [before, said]
+
+
 def test_refuses_what_is_not_paired(store, add):
     one = add("aim", ALL_RIGHT)
     with pytest.raises(RecordError, match="needs the same samples"):
         compare(store, [one], [add("erm", HALF, fingerprint="0" * 64)])
     with pytest.raises(RecordError, match="prediction of sample 'bird0'"):
         compare(store, [one], [add("erm", HALF, keys=[f"bird{i}" for i in range(1, 9)])])
+    fewer = {"key": [f"bird{i}" for i in range(7)], "label": LABEL[:7], "group": GROUP[:7], "prediction": HALF[:7]}
+    few = add("jtt", HALF, further=fewer)
+    for sides in ([few], [one]), ([one], [few]):
+        with pytest.raises(RecordError, match=f"{one.id} has a prediction of sample 'bird7', record {few.id} has none"):
+            compare(store, *sides)
     with pytest.raises(RecordError, match="comes more than once"):
         compare(store, [one], [add("erm", HALF, seed=3, keys=["bird1"] * 8)])
     with pytest.raises(RecordError, match=r"more than their seed \(method.name aim / erm\)"):

@@ -60,6 +60,28 @@ def test_the_headline_is_the_worst_group_or_accuracy_where_groups_are_classes(st
     assert lines[4] == ""  # neither another rate nor a method that is not here
 
 
+def test_a_method_of_two_regimes_has_a_line_for_each(store, make_record, make_metrics):
+    """Where trials were chosen by validation groups the regime says so, on that dataset alone."""
+    config, training = defaults("aim")
+    store.write(
+        make_record(
+            method="aim",
+            config=config,
+            training=training,
+            dataset="cub",
+            variant="official",
+            evaluation={"groups": ["a", "b", "c"], "num_classes": 3},
+            regime={"train": "class", "select": "val_groups"},
+            metrics={"test": make_metrics(accuracy=0.4)},
+        )
+    )
+    assert overview(store).splitlines()[2:5] == [
+        "| aim | train=class, select=class | - | 75.0 (1) |",
+        "| erm | train=class, select=class | 30.0 (1) | 60.0 ± 10.0 (3) |",
+        "| aim | train=class, select=val_groups | 40.0 (1) | - |",
+    ]
+
+
 def test_what_columns_do_not_share_stands_in_their_titles(store, make_record):
     assert "- All columns: kind official, backbone resnet50, weights timm, selector val_accuracy, " in overview(store)
     config, training = defaults("erm")
@@ -85,6 +107,8 @@ def test_one_metric_of_some_methods(store):
         ("aim", "waterbirds", 1),
         ("erm", "waterbirds", 3),
     ]
+    worst = json.loads(overview(store, "--metric", "worst_group_accuracy", "--format", "json"))[-1]
+    assert (worst["value"], worst["std"]) == (pytest.approx(0.6), pytest.approx(0.1))
     assert r"\begin{tabular}" in overview(store, "--format", "latex")
 
 

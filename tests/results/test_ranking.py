@@ -36,7 +36,9 @@ def test_equals_share_the_first_place():
 
 def test_tables_show_the_marks_in_every_format(make_record, make_metrics):
     records = [
-        make_record(method=name, metrics={"test": make_metrics(accuracy=accuracy, uniform=accuracy)})
+        make_record(
+            method=name, metrics={"test": make_metrics(accuracy=accuracy, uniform=accuracy, centre_gaussian=accuracy)}
+        )
         for name, accuracy in [("erm", 0.5), ("aim", 0.8), ("jtt", 0.78)]
     ]
     (table,) = make_tables(records)
@@ -51,8 +53,9 @@ def test_tables_show_the_marks_in_every_format(make_record, make_metrics):
     assert r"$\approx$" in render(table, "latex")
     assert ",best," in render(table, "csv")
     assert '"mark": "noise"' in render(table, "json")
-    # A uniform map is a reference: no method is the better for it.
-    assert [row.cells["epg_uniform"].mark for row in table.rows] == [None] * 3
+    # These two maps are references: no method is the better for them.
+    for reference in ("epg_uniform", "epg_centre_gaussian"):
+        assert [row.cells[reference].mark for row in table.rows] == [None] * 3
     assert all(line > 0 for line, _ in best_places(table))
 
 

@@ -29,6 +29,13 @@ def test_a_stored_record_is_read_back_equal_with_the_checksums_of_its_files(stor
     assert json.loads(path.read_text())["schema"] == 1
 
 
+def test_the_checksum_is_that_of_the_file_whatever_the_record_said(store, make_record):
+    record = make_record()
+    name = parquet_name(record.id, "predictions")
+    store.write(record.model_copy(update={"files": {name: "0" * 64}}), {name: b"rows"})
+    assert store.get(record.id).files == {name: hashlib.sha256(b"rows").hexdigest()}
+
+
 def test_nothing_but_the_record_and_its_files_is_left_in_the_folder(store, make_record):
     record = make_record()
     path = store.write(record, {parquet_name(record.id, "epochs"): b"x"})
@@ -62,6 +69,26 @@ def test_a_write_that_fails_half_way_leaves_no_json(store, make_record, monkeypa
     assert store.paths() == []
     assert not store.exists(record.id)
     assert [p for p in store.records.rglob("*") if p.suffix == ".tmp"] == []
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_kill_between_two_files_leaves_no_json_that_is_not_of_them(store, make_record, monkeypatch, replace):
+    first, second = make_record(revision="first"), make_record(revision="second")
+    name = parquet_name(first.id, "predictions")
+    if replace:
+        store.write(first, {name: b"first"})
+    rename, renamed = Path.replace, []
+
+    def killed(self, target):
+        if renamed:
+            raise KeyboardInterrupt
+        renamed.append(target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(second, {name: b"second"}, replace=replace)
+    assert store.paths() == []
 
 
 def _full_disk(descriptor):

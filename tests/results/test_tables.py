@@ -6,11 +6,11 @@ import re
 import pytest
 
 from aimbench.errors import ConfigError
-from aimbench.record import Cost
+from aimbench.record import Cost, Interval, SelectorScore
 from aimbench.results.digest import digest
 from aimbench.results.notes import OF_CONFIG
 from aimbench.results.render import grid, render, render_all, title
-from aimbench.results.tables import RowCost, make_tables, rows_of
+from aimbench.results.tables import RowCost, make_tables, rows_of, with_columns
 
 
 def test_seeds_become_one_row_with_mean_and_sample_standard_deviation(make_record, make_metrics):
@@ -32,6 +32,22 @@ def test_seeds_become_one_row_with_mean_and_sample_standard_deviation(make_recor
     assert row.cells["epg_gradcam"].std == pytest.approx(0)
     assert row.seeds == (0, 1, 2)
     assert row.records == tuple(record.id for record in records)
+
+
+def test_the_interval_over_seeds_takes_the_mean_reach_of_the_runs_on_either_side(make_record, make_metrics):
+    records = [
+        make_record(
+            seed=seed,
+            metrics={
+                "test": make_metrics().model_copy(update={"accuracy": Interval(value=0.8, low=0.8 - below, high=high)})
+            },
+        )
+        for seed, below, high in [(0, 0.1, 0.85), (1, 0.2, 0.95)]
+    ]
+    (table,) = make_tables(records)
+    cell = table.rows[0].cells["accuracy"]
+    # Both seeds say 0.8, so they add nothing: 0.15 below and 0.1 above are left.
+    assert (cell.low, cell.high) == (pytest.approx(0.65), pytest.approx(0.9))
 
 
 def test_a_single_run_shows_its_own_interval(make_record):
@@ -173,10 +189,10 @@ def test_epg_is_ranked_among_rows_of_the_same_photographs(make_record, make_metr
 
 
 def test_a_mask_that_is_open_everywhere_is_not_ranked(make_record, make_metrics):
-    def row(method, mask, all_open):
+    def row(method, mask, all_open, seed=0):
         health = {"stage3_active": all_open, "stage3_all_open": all_open, "stage3_all_closed": 0.0}
         metrics = make_metrics(accuracy=0.5, mask=mask).model_copy(update={"mask_health": health})
-        return make_record(method=method, metrics={"test": metrics})
+        return make_record(method=method, seed=seed, metrics={"test": metrics})
 
     def marks(*records):
         (table,) = make_tables(records)
@@ -184,6 +200,10 @@ def test_a_mask_that_is_open_everywhere_is_not_ranked(make_record, make_metrics)
 
     assert marks(row("a", 0.3, 1.0), row("b", 0.2, 0.1), row("c", 0.1, 0.1)) == [None, "best", None]
     assert marks(row("a", 0.3, 0.2), row("b", 0.2, 0.1), row("c", 0.1, 0.1)) == ["best", None, None]
+    # A row is left out where the masks of every seed are open.
+    two = [row("a", 0.9, 1.0), row("a", 0.9, 0.2, seed=1)]
+    assert marks(*two, row("b", 0.2, 0.1)) == ["best", None]
+    assert marks(two[0], row("a", 0.9, 1.0, seed=1), row("b", 0.2, 0.1), row("c", 0.1, 0.1)) == [None, "best", None]
 
 
 def test_the_notes_name_where_attributions_were_empty(make_record, make_metrics):
@@ -239,6 +259,7 @@ def test_further_test_conditions_and_attributions_become_columns(make_record, ma
         "test": make_metrics(accuracy=0.3, mask=0.5, uniform=0.14, centre=0.3),
         "test_training_places": make_metrics(accuracy=0.7),
     }
+    assert not [key for key in digest(make_record(metrics=metrics)).scores if key.startswith("val")]
     (table,) = make_tables([make_record(metrics=metrics)])
     assert [column.title for column in table.columns] == [
         "Accuracy",
@@ -281,6 +302,16 @@ def test_a_metric_that_only_some_runs_have_says_of_how_many_it_is(make_record, m
 def test_what_weakens_a_table_is_noted(make_record, change, note):
     (table,) = make_tables([make_record(**change)])
     assert any(note in line for line in table.notes)
+
+
+def test_a_selector_that_read_the_test_set_is_said_to_be_no_result(make_record):
+    def chosen(oracle):
+        score = SelectorScore(phase="train", epoch=3, val={}, test={}, uses_groups=False, oracle=oracle)
+        return make_record().model_copy(update={"selectors": {"val_accuracy": score}})
+
+    for oracle in (True, False):
+        (table,) = make_tables([chosen(oracle)])
+        assert any("an upper bound, not a result" in note for note in table.notes) is oracle
 
 
 def test_markdown_leads_each_row_back_to_its_runs(make_record):
@@ -379,6 +410,14 @@ def test_a_row_tells_what_its_runs_take(make_record, make_metrics):
     assert (shown["trained_parameters"], shown["gmacs"], shown["wall_seconds"]) == ("2562", "0.384", "24.0")
 
 
+def test_cost_is_a_choice_of_columns_by_itself(make_record):
+    (table,) = with_columns(make_tables([make_record()]), ["cost"])
+    assert (table.columns, table.shows_cost) == ((), True)
+    (table,) = with_columns(make_tables([make_record()]), ["worst_group_accuracy", "accuracy"])
+    assert [column.key for column in table.columns] == ["worst_group_accuracy", "accuracy"]
+    assert not table.shows_cost
+
+
 def test_what_was_only_evaluated_leaves_the_settings_of_trained_rows_alone(make_record):
     trained = [make_record(training={"train": "head", "epochs": 20, "lr": lr}) for lr in (0.1, 0.2)]
     external = make_record(method="external", config={"name": "theirs"}).model_copy(update={"training": {}})
@@ -417,3 +456,9 @@ def test_of_one_seed_run_twice_the_newest_run_counts_and_the_other_is_named(make
     alone = rows_of(table, lambda _: True, [digest(run) for run in runs], "--method erm")
     assert alone is not None
     assert said in alone.notes
+    # Of rows that are not asked for nothing is said.
+    runs.append(make_record(method="aim"))
+    (table,) = make_tables(runs)
+    aim = rows_of(table, lambda row: row.method == "aim", [digest(run) for run in runs], "--method aim")
+    assert aim is not None
+    assert not [note for note in aim.notes if note.startswith("Not shown")]

@@ -37,6 +37,7 @@ def test_a_sound_record_has_no_problems_and_the_numbers_worked_out_by_hand(store
     ("keys", "value"),
     [
         (("accuracy", "value"), 0.9),
+        (("accuracy", "value"), 0.62501),
         (("accuracy", "low"), 0.6),
         (("accuracy_reweighted", "value"), 0.99),
         (("accuracy_group_mean", "value"), 0.7),
@@ -84,6 +85,17 @@ def test_what_is_left_out_or_out_of_range_is_caught(stored, keys, value, message
     assert any(message in problem for problem in check_record(store, path))
 
 
+def test_a_record_that_says_nothing_of_the_test_split_is_caught(tmp_path, sound_run):
+    record, files = sound_run
+    ((name, content),) = files.items()
+    (tmp_path / name).write_bytes(content)
+    pd.read_parquet(tmp_path / name).assign(split="val").to_parquet(tmp_path / name)
+    record = record.model_copy(update={"metrics": {"val": record.metrics["test"]}})
+    store = Store(tmp_path / "store")
+    path = store.write(record, {name: (tmp_path / name).read_bytes()})
+    assert check_record(store, path) == [f"record {path}: metrics.test is missing; run it again"]
+
+
 @pytest.mark.parametrize(("value", "fewer", "caught"), [(0.0, 0, True), (0.0, 1, False), (None, 0, False)])
 def test_probes_of_another_model_than_the_records_are_caught(stored, value, fewer, caught):
     store, path = stored
@@ -105,6 +117,18 @@ def test_a_subset_of_another_size_than_the_definition_says_is_caught(tmp_path, s
     record = record.model_copy(update={"id": record.definition.id})
     path = store.write(record, {f"{record.id}.predictions.parquet": next(iter(files.values()))})
     assert any("epg_samples is '400 with seed 0', the evaluation took 4" in p for p in check_record(store, path))
+
+
+def test_epg_by_masks_where_the_definition_says_boxes_is_caught(tmp_path, sound_run):
+    record, files = sound_run
+    store = Store(tmp_path)
+    test = record.metrics["test"].model_copy(update={"epg_region": "mask"})
+    evaluation = {**record.evaluation, "epg_region": "boxes"}
+    record = record.model_copy(update={"evaluation": evaluation, "metrics": {"test": test}})
+    record = record.model_copy(update={"id": record.definition.id})
+    path = store.write(record, {f"{record.id}.predictions.parquet": next(iter(files.values()))})
+    (problem,) = check_record(store, path)
+    assert problem.endswith("metrics.test.epg_region is 'mask', the evaluation's is 'boxes'")
 
 
 def test_a_split_without_predictions_is_caught(stored):
@@ -173,6 +197,25 @@ def test_a_sample_without_positive_energy_counts_as_zero_stored_as_zero_or_missi
         assert check_record(store, path) == []
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_where_all_or_none_are_right_there_is_no_mean_of_the_others(tmp_path, sound_run, epg_of_four, right):
+    from aimbench.metrics.groups import split_metrics
+
+    record, files = sound_run
+    ((name, content),) = files.items()
+    (tmp_path / name).write_bytes(content)
+    table = pd.read_parquet(tmp_path / name)
+    table["prediction"] = table["label"] if right else 1 - table["label"]
+    table.to_parquet(tmp_path / name)
+    score = epg_of_four([0.2, 0.4, 0.6, 0.8], 0.5, 0.5, [0.3, 0.7])
+    score = score.model_copy(update={"correct": 0.5 if right else None, "incorrect": None if right else 0.5})
+    of_samples = (table[column].to_numpy() for column in ("label", "prediction", "group"))
+    metrics = split_metrics(*of_samples, 2, record.evaluation["groups"], record.evaluation["train_group_counts"])
+    record = record.model_copy(update={"metrics": {"test": metrics.model_copy(update={"epg": {"gradcam": score}})}})
+    store = Store(tmp_path / "store")
+    assert check_record(store, store.write(record, {name: (tmp_path / name).read_bytes()})) == []
+
+
 @pytest.fixture
 def with_epochs(tmp_path, sound_run_with_epochs):
     store = Store(tmp_path / "epochs")
@@ -182,6 +225,27 @@ def with_epochs(tmp_path, sound_run_with_epochs):
 def test_what_each_selector_reports_follows_from_its_epoch(with_epochs):
     store, path = with_epochs
     assert check_record(store, path) == []
+
+
+def test_epochs_are_matched_by_the_samples_place_and_not_by_the_order_of_the_file(with_epochs):
+    store, path = with_epochs
+    epochs = path.with_suffix(".epochs.parquet")
+    table = pd.read_parquet(epochs)
+    table.sort_values(["epoch", "split", "index"], ascending=[True, False, False]).to_parquet(epochs)
+    with_new_checksums(store, path)
+    assert check_record(store, path) == []
+
+
+def test_an_epoch_that_is_no_candidate_is_not_chosen(with_epochs):
+    store, path = with_epochs
+    epochs = path.with_suffix(".epochs.parquet")
+    table = pd.read_parquet(epochs)
+    table["candidate"] = table["epoch"] == 0
+    table.to_parquet(epochs)
+    with_new_checksums(store, path)
+    problems = check_record(store, path)
+    for selector in ("val_accuracy", "last"):
+        assert f"record {path}: selectors.{selector}.epoch: the record says 1, its predictions give 0" in problems
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from aimbench.cli import app
 from aimbench.errors import RecordError
-from aimbench.record import Probe
+from aimbench.record import Probe, SearchInfo
 from aimbench.results.reselect import reselect, selectors_of
 from aimbench.results.store import Store
 from aimbench.results.validate import check_record
@@ -28,6 +28,11 @@ def test_reselecting_equals_running_with_the_selector(experiment: Callable[..., 
     store.write(probed, replace=True)
     assert reselect(store, probed, "last", select_regime="class")[0].probes == probed.probes
     assert selectors_of(store, first) == first.selectors
+    # Settings that trials chose by the worst group have read groups, whatever chooses the epoch.
+    for metric, read in (("worst_group_accuracy", "val_groups"), ("accuracy", "class")):
+        search = SearchInfo(plan="plan", kind="grid", trials=2, finished=2, trial="erm-0", score=0.5, metric=metric)
+        searched = first.model_copy(update={"search": search})
+        assert reselect(store, searched, "last", select_regime="class")[0].method.regime["select"] == read
     name = next(n for n, s in first.selectors.items() if s.epoch != 2 and not s.oracle)
     expected = stored(Store(tmp_path / "other"), experiment(selector=name, training=training, epg_samples=8))
     with pytest.raises(RecordError, match="reads the test set and can never be a headline"):
