@@ -34,7 +34,7 @@ def load(path: Path, run: str | None = None) -> dict[str, Any]:
     """
     try:
         _check_sums(path)
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"checkpoint {path} does not exist; run the experiment first") from error
     except pickle.UnpicklingError as error:
@@ -47,6 +47,10 @@ def load(path: Path, run: str | None = None) -> dict[str, Any]:
         raise ConfigError(
             f"checkpoint {path} cannot be read ({problem}); delete the run's folder and start over"
         ) from error
+    if not isinstance(state, dict):
+        raise ConfigError(
+            f"checkpoint {path} holds no run's state but a {type(state).__name__}; put the run's own back"
+        )
     if run is not None and state.get("run", run) != run:
         raise ConfigError(f"checkpoint {path} is that of run {state['run']}, not of {run}; put the run's own back")
     return state

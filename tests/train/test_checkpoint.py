@@ -26,6 +26,23 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), first)
 
 
+def test_a_checkpoint_is_of_the_run_that_it_names_or_of_none(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"epoch": 1, "run": "erm-1"})
+    assert checkpoint.load(path, "erm-1")["epoch"] == checkpoint.load(path)["epoch"] == 1
+    with pytest.raises(ConfigError, match="is that of run erm-1, not of erm-2"):
+        checkpoint.load(path, "erm-2")
+    checkpoint.save(path, {"epoch": 2})  # as earlier ones were
+    assert checkpoint.load(path, "erm-2")["epoch"] == 2
+
+
+def test_a_file_of_torchs_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    torch.save([torch.zeros(2)], tmp_path / "last.pt")
+    for run in (None, "erm-1"):
+        with pytest.raises(ConfigError, match=r"last\.pt holds no run's state but a list"):
+            checkpoint.load(tmp_path / "last.pt", run)
+
+
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"epoch": 1})

@@ -1,5 +1,6 @@
 """What has changed since a record or a checkpoint was made is said."""
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import pytest
 from aimbench.train import method_source
 from aimbench.train.claim import claim
 from aimbench.train.loop import Trainer
-from aimbench.train.method_source import source_hash
+from aimbench.train.method_source import is_of_other_source, source_hash
 
 OPTIONS = ["--backbone", "test_convnext.r160_in1k", "--weights", "none", "--image-size", "64", "--epochs", "1"]
 
@@ -42,6 +43,42 @@ def test_a_method_is_its_module_and_what_that_imports(changed: str, differs: boo
         file.write("Y = 2\n")
     source_hash.cache_clear()
     assert (source_hash("outside_method.method") != before) == differs
+
+
+def test_a_package_is_what_its_own_file_imports(package: Path) -> None:
+    (package / "__init__.py").write_text("from .loss import X\n")
+    importlib.invalidate_caches()
+    source_hash.cache_clear()
+    before = source_hash("outside_method")
+    (package / "loss.py").write_text("X = 2\n")
+    source_hash.cache_clear()
+    assert source_hash("outside_method") != before
+
+
+def lines(files: dict[str, Path]) -> str:
+    return "".join(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for name, path in files.items())
+
+
+def test_the_hash_is_that_of_the_records_there_are(package: Path) -> None:
+    """Modules by name with the sha256 of each; the house's own code, which every method imports, is none of them."""
+    importlib.invalidate_caches()
+    source_hash.cache_clear()
+    files = {
+        "outside_method": package / "__init__.py",
+        "outside_method.loss": package / "loss.py",
+        "outside_method.method": package / "method.py",
+        "outside_method.parts": package / "parts.py",
+    }
+    assert source_hash("outside_method.method") == hashlib.sha256(lines(files).encode()).hexdigest()
+    erm = importlib.import_module("aimbench.baselines.erm")
+    files = {"aimbench.baselines.erm": Path(str(erm.__file__))}
+    assert source_hash("aimbench.baselines.erm") == hashlib.sha256(lines(files).encode()).hexdigest()
+
+
+def test_a_record_that_keeps_no_source_is_not_said_to_be_of_another() -> None:
+    assert not is_of_other_source("erm", None)
+    assert not is_of_other_source("erm", source_hash("aimbench.baselines.erm"))
+    assert is_of_other_source("erm", "0" * 64)
 
 
 @pytest.fixture
