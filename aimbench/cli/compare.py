@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aimbench.cli.options import Cards, DataRoot, RegistryRoot, parse_names, png_name
-from aimbench.cli.results import write_bytes, write_text
+from aimbench.cli.output import write_bytes, write_text
 
 if TYPE_CHECKING:
     from aimbench.data.dataset import ShardDataset

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aimbench.cli.filters import DatasetOption, split_variant
 from aimbench.cli.options import Cards, RegistryRoot, ResultsRoot
-from aimbench.cli.results import DatasetOption, split_variant, write_text
+from aimbench.cli.output import write_text
 from aimbench.errors import RecordError
 from aimbench.paths import results_root
 

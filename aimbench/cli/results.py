@@ -2,58 +2,37 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Container, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from aimbench.cli.drawn_tables import draw_tables
+from aimbench.cli.filters import (
+    BackboneOption,
+    DatasetOption,
+    DefaultsOption,
+    FormatOption,
+    KindOption,
+    MethodsOption,
+    OutOption,
+    SelectorOption,
+    TableFormat,
+    as_options,
+    joined,
+    row_filter,
+    say_nothing_matches,
+    split_variant,
+)
 from aimbench.cli.options import Cards, RegistryRoot, Settings, parse_names, parse_settings
+from aimbench.cli.output import show_or_write
 from aimbench.errors import RecordError
 from aimbench.paths import cards_root, results_root
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from aimbench.results.digest import Digest
-    from aimbench.results.reference import Reference
     from aimbench.results.store import Store
-    from aimbench.results.tables import Row, Table
 
 app = typer.Typer(help="Tables, single records and validation of the results registry.", no_args_is_help=True)
-
-
-class TableFormat(StrEnum):
-    """Formats of ``results table``."""
-
-    md = "md"
-    csv = "csv"
-    json = "json"
-    latex = "latex"
-
-
-class RecordKind(StrEnum):
-    """Kinds of dataset that never share a table."""
-
-    official = "official"
-    partial = "partial"
-    uncounted = "uncounted"
-    mini = "mini"
-
-
-DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="Only this dataset, NAME or NAME@VARIANT.", metavar="NAME")
-]
-MethodsOption = Annotated[
-    list[str] | None, typer.Option("--method", help="Only these methods (repeat it).", metavar="NAME")
-]
-DefaultsOption = Annotated[bool, typer.Option("--defaults", help="Only runs at their method's default settings.")]
-KindOption = Annotated[RecordKind | None, typer.Option(help="Only this kind of dataset.")]
-BackboneOption = Annotated[str | None, typer.Option(help="Only this backbone.", metavar="NAME")]
-SelectorOption = Annotated[str | None, typer.Option(help="Only this epoch selector.", metavar="NAME")]
-FormatOption = Annotated[TableFormat, typer.Option(help="md and latex are in percent.")]
-OutOption = Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.", metavar="FILE")]
 
 
 @app.command()
@@ -103,7 +82,7 @@ def table(
     tables = [table for table in make_tables(runs) if id is None or table.id.startswith(id)]
     methods = method or []
     if methods or regime is not None or defaults:
-        keep = _row_filter(methods, regime, runs if defaults else None)
+        keep = row_filter(methods, regime, runs if defaults else None)
         words = [*(f"--method {one}" for one in methods), *([f"--regime {regime}"] if regime else [])]
         words += ["--defaults"] if defaults else []
         tables = [
@@ -112,20 +91,20 @@ def table(
     lacking = set(methods) - {row.method for table in tables for row in table.rows}
     if not tables or lacking:
         asked = {
-            "--dataset": _joined(name, variant),
+            "--dataset": joined(name, variant),
             "--id": id,
             "--method": ",".join(sorted(lacking) or methods) or None,
             "--regime": regime,
             "--defaults": "" if defaults else None,
-            **_as_options(wanted),
+            **as_options(wanted),
         }
-        _say_nothing_matches(root, asked)
+        say_nothing_matches(root, asked)
         return
     if columns is not None:
         tables = with_columns(tables, parse_names(columns))
     references = references_for(tables, load_references(root / "reference")) if reference else []
     if format is None and out is None and sys.stdout.isatty():
-        _draw(tables, references)
+        draw_tables(tables, references)
         return
     show_or_write(render_all(tables, format.value if format else "md", references), out)
 
@@ -163,8 +142,8 @@ def evidence(
         if rows:
             found.append((table, rows))
     if not found:
-        asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **_as_options(wanted)}
-        _say_nothing_matches(root, asked, "make a table that holds 'erm'; run it first")
+        asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **as_options(wanted)}
+        say_nothing_matches(root, asked, "make a table that holds 'erm'; run it first")
         return
     show_or_write(render_evidence(found, format.value), out)
 
@@ -200,13 +179,13 @@ def overview(
     found = [run for run in find_digests(Store(root), name, wanted) if not method or run.method in method]
     runs = at_defaults(found, train)
     if not runs:
-        asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **_as_options(wanted)}
+        asked = {"--dataset": dataset, "--method": ",".join(method or []) or None, **as_options(wanted)}
         asked["--train"] = train
         if found:
             others = "are of a method's default settings; 'aimbench results table' shows those with others"
-            _say_nothing_matches(root, asked, others)
+            say_nothing_matches(root, asked, others)
         else:
-            _say_nothing_matches(root, asked)
+            say_nothing_matches(root, asked)
         return
     notes = [f"Default settings but for --train {train}."] if train else []
     show_or_write(render_overview(make_tables(runs), metric, format.value, notes), out)
@@ -241,9 +220,9 @@ def ablation(
     ]
     if not found:
         asked = {"method": method, "--set": " ".join(changes or []) or None, "--dataset": dataset}
-        _say_nothing_matches(
+        say_nothing_matches(
             root,
-            {**asked, **_as_options(wanted)},
+            {**asked, **as_options(wanted)},
             "differ from these settings in one; 'run --set' makes one, a plan with lists of settings makes many",
         )
         return
@@ -347,147 +326,3 @@ def _is_of_another_variant(store: "Store", path: Path, variant: str) -> bool:
         return store.read(path).dataset.variant != variant
     except RecordError:
         return False
-
-
-def _joined(name: str | None, variant: str | None) -> str | None:
-    return name if variant is None else f"{name or ''}@{variant}"
-
-
-def _as_options(wanted: Mapping[str, str | None]) -> dict[str, str | None]:
-    return {f"--{name}": value for name, value in wanted.items() if name != "variant"}
-
-
-def _say_nothing_matches(
-    root: Path, asked: Mapping[str, str | None], lack: str = "match; 'aimbench run' makes one"
-) -> None:
-    """Says that no record is left; where filters were given, a registry that holds records ends with an error.
-
-    Raises:
-        RecordError: naming the filters and, for a dataset or a method that is not there, the nearest names, else what
-            ``lack`` says after its semicolon.
-    """
-    from aimbench.errors import nearest_names
-    from aimbench.results.store import Store
-
-    store = Store(root)
-    given = {option: value for option, value in asked.items() if value is not None}
-    if not given or not (paths := store.paths()):
-        typer.echo(f"no records in {store.records.resolve()} {lack} (--results names another registry)", err=True)
-        return
-    hints = []
-    for option, there in (
-        ("--dataset", {path.parent.name for path in paths}),
-        ("--method", {path.stem.rpartition("-")[0] for path in paths}),
-    ):
-        named = given.get(option, "").partition("@")[0].split(",")
-        hints += [nearest_names(name, there) for name in named if name and name not in there]
-    filters = " ".join(f"{option} {value}" for option, value in given.items())
-    what, _, mend = lack.partition("; ")
-    raise RecordError("; ".join([f"no records in {store.records} with {filters} {what}", *(hints or [mend])]))
-
-
-def split_variant(dataset: str | None, variant: str | None) -> tuple[str | None, str | None]:
-    """Returns name and variant of ``NAME[@VARIANT]`` and a variant given apart.
-
-    Raises:
-        ConfigError: If the two variants differ.
-    """
-    from aimbench.errors import ConfigError
-
-    if dataset is None or "@" not in dataset:
-        return dataset, variant
-    name, _, of_name = dataset.partition("@")
-    if variant not in (None, of_name):
-        raise ConfigError(f"--dataset {dataset} and --variant {variant} contradict each other; give one variant")
-    return name, of_name
-
-
-def show_or_write(text: str, out: Path | None) -> None:
-    """Prints a text, or writes it where ``out`` says so."""
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        write_text(out, text)
-
-
-def write_text(out: Path, text: str, option: str = "--out") -> None:
-    """Writes a file, and its folder if need be; ``option`` is what named it.
-
-    Raises:
-        RecordError: If it can't be written.
-    """
-    write_bytes(out, text.encode(), option)
-
-
-def write_bytes(out: Path, content: bytes, option: str = "--out") -> None:
-    """As `write_text`."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(content)
-    except OSError as error:
-        raise RecordError(f"file {out} can't be written ({error.strerror}); name another with {option}") from error
-
-
-def _row_filter(
-    methods: list[str], regime: str | None, at_defaults_of: "list[Digest] | None"
-) -> "Callable[[Row], bool]":
-    from aimbench.cli.defaults import at_defaults
-
-    records = None if at_defaults_of is None else {run.id for run in at_defaults(at_defaults_of)}
-
-    def keep(row: "Row") -> bool:
-        return (
-            (not methods or row.method in methods)
-            and (regime is None or f"train={regime}" in row.regime.split(", "))
-            and (records is None or row.records[0] in records)
-        )
-
-    return keep
-
-
-def _draw(tables: "list[Table]", references: "list[Reference]") -> None:
-    from rich.console import Console
-
-    from aimbench.results.notes import OF_COST, OF_INTERVAL
-    from aimbench.results.render import (
-        best_places,
-        fits,
-        grid,
-        narrow_grid,
-        reference_grid,
-        row_notes,
-        run_notes,
-        title,
-    )
-
-    console = Console()
-    for table in tables:
-        console.print(title(table), style="bold", markup=False, highlight=False)
-        whole = grid(table)
-        if fits(whole, console.width):
-            _draw_grid(console, whole, best_places(table))
-            notes = [*table.notes, *run_notes(table)]
-        else:
-            narrow, best, left_out = narrow_grid(table, console.width)
-            _draw_grid(console, narrow, best)
-            notes = [note for note in table.notes if note not in (OF_COST, OF_INTERVAL)]
-            if left_out:
-                notes.append(f"Left out for want of room (--columns chooses): {', '.join(left_out)}.")
-            notes += row_notes(table)
-        for note in [*notes, table.id]:
-            console.print(note, style="dim", markup=False, highlight=False)
-        console.print()
-    if references:
-        console.print("Published numbers, in percent as printed; not ranked with ours", style="bold")
-        _draw_grid(console, reference_grid(references))
-
-
-def _draw_grid(console: "Console", lines: list[list[str]], bold: Container[tuple[int, int]] = ()) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(*lines[0], box=box.SIMPLE_HEAD)
-    for number, line in enumerate(lines[1:], 1):
-        drawn.add_row(*(Text(cell, "bold" if (number, place) in bold else "") for place, cell in enumerate(line)))
-    console.print(drawn)
