@@ -30,12 +30,11 @@ def settings_of(name: str, changes: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: The method or one of the changed settings is unknown, or a value does not fit.
     """
-    from aimbench.train.config import TrainConfig
     from aimbench.train.registry import get_method, later_settings
 
     method = get_method(name)
     config = method.configure(changes).model_dump(mode="json")
-    return Settings(config, TrainConfig(**method.training_defaults).defining(), later_settings(name))
+    return Settings(config, method.configure_training({}).defining(), later_settings(name))
 
 
 def at_defaults(runs: "Iterable[Digest]", train: str | None = None) -> "list[Digest]":

@@ -88,7 +88,7 @@ def _saved_epg(
 ) -> "tuple[npt.NDArray[np.float64], Callable[[Experiment, Trainer], None]]":
     """EPG of a split's samples as the record holds it, in the split's order, and a check that a run is the record's."""
     from aimbench.errors import RecordError, nearest_names
-    from aimbench.results.predictions import read_predictions
+    from aimbench.results.predictions import predicted_classes, read_predictions
     from aimbench.results.store import Store
     from aimbench.train.opened import check_tells_of
 
@@ -98,6 +98,5 @@ def _saved_epg(
     if f"epg_{name}" not in table:
         known = [column.removeprefix("epg_") for column in map(str, table) if column.startswith("epg_")]
         raise RecordError(f"record {record.id} has no EPG of '{name}' on {split}; {nearest_names(name, known)}")
-    said = read_predictions(store, record, "test")["prediction"]
-    check = partial(check_tells_of, record, dict(zip(said.index, said, strict=True)))
+    check = partial(check_tells_of, record, predicted_classes(store, record))
     return table[f"epg_{name}"].to_numpy(dtype=float), check

@@ -23,7 +23,7 @@ def probe(
     from aimbench import paths
     from aimbench.errors import ConfigError
     from aimbench.metrics.probe_words import probe_figures, probe_words
-    from aimbench.results.predictions import read_predictions
+    from aimbench.results.predictions import predicted_classes
     from aimbench.results.store import Store
     from aimbench.train.run_folder import run_folder
 
@@ -47,8 +47,7 @@ def probe(
     experiment, trainer = open_run(run, data_root=paths.data_root(data), runs_root=runs_root, cards=cards)
     if store.exists(experiment.id):
         record = store.get(experiment.id)
-        said = read_predictions(store, record, "test")["prediction"]
-        check_tells_of(record, dict(zip(said.index, said, strict=True)), experiment, trainer)
+        check_tells_of(record, predicted_classes(store, record), experiment, trainer)
     found = run_probes(
         trainer.fabric, trainer.model, experiment.method, trainer.data, names, samples, experiment.reporter
     )

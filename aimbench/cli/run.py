@@ -102,7 +102,6 @@ def run(
     from aimbench.cards import parse_dataset
     from aimbench.metrics.selectors import check_headline
     from aimbench.results.store import Store
-    from aimbench.train.config import read_config
     from aimbench.train.registry import check_method, get_method
 
     check_method(method)  # a wrong word is answered before seconds of imports
@@ -126,7 +125,7 @@ def run(
     settings = parse_settings(set_)
     method_class = get_method(method)
     method_class.configure(settings, preset)
-    read_config({**method_class.training_defaults, **training})
+    method_class.configure_training(training)
     if selector is not None:
         check_headline(selector)
 

@@ -45,3 +45,9 @@ def read_predictions(store: Store, record: Record, split: str) -> "pd.DataFrame"
         key = rows.index[rows.index.duplicated()][0]
         raise RecordError(f"record {record.id}: sample '{key}' comes more than once in '{split}'; run it again")
     return rows
+
+
+def predicted_classes(store: Store, record: Record, split: str = "test") -> dict[str, int]:
+    """Class index that a record holds for each sample of a split, by key; raises as `read_predictions`."""
+    said = read_predictions(store, record, split)["prediction"]
+    return dict(zip(said.index, said, strict=True))

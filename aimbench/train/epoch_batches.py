@@ -12,7 +12,7 @@ from aimbench.data.stream import StreamSource
 from aimbench.errors import ConfigError
 from aimbench.train.config import TrainConfig
 from aimbench.train.phase import Phase
-from aimbench.train.phase_check import check_positions
+from aimbench.train.phase_check import positions_problem
 from aimbench.train.sources import RunData
 
 
@@ -53,7 +53,7 @@ def epoch_batches(data: RunData, phase: Phase, config: TrainConfig, seed: int) -
     else:
         if phase.order is not None:
             order = phase.order(np.random.default_rng(seed))
-            if problem := check_positions(order, "order", len(source)):
+            if problem := positions_problem(order, "order", len(source)):
                 raise ConfigError(f"phase '{phase.name}': {problem}")
         else:
             order = epoch_order(len(source), seed, weights=phase.weights, subset=phase.subset)

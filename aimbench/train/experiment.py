@@ -23,7 +23,6 @@ from aimbench.models.weights import load_weights
 from aimbench.needs import GroupCounts
 from aimbench.record import BackboneInfo, Definition, MethodInfo, Record
 from aimbench.train.attributions import DEFAULT, check_attributions, check_defined
-from aimbench.train.config import read_config
 from aimbench.train.cost import cost
 from aimbench.train.environment import code_info, environment
 from aimbench.train.evaluate import Looked, check_epg_samples, check_ground_truth, look
@@ -135,7 +134,7 @@ class Experiment:
         self.dataset = ShardDataset.open(request.dataset, request.data_root, request.cards)
         self.method.check(self._group_counts())
         self._without_object = self._check_objects()
-        self.config = read_config({**method_class.training_defaults, **request.training})
+        self.config = method_class.configure_training(request.training)
         self.method.check_training(self.config, compiled=request.compile)
         check_processes(self.method, self.config.loader, request.devices, request.nodes)
         self.selector = request.selector or self.dataset.card.default_selector

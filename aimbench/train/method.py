@@ -19,7 +19,7 @@ from aimbench.models.backbones import FeaturePyramid
 from aimbench.models.classifier import Classifier, Head, LinearHead, Output
 from aimbench.needs import MEANING, GroupCounts, unmet
 from aimbench.record import without_later
-from aimbench.train.config import IN_PLANS_ALONE, TrainConfig
+from aimbench.train.config import IN_PLANS_ALONE, TrainConfig, read_config
 from aimbench.train.phase import Phase, Progress
 from aimbench.train.registry import later_settings, method_card
 from aimbench.wrong_fields import wrong_fields
@@ -179,6 +179,11 @@ class Method:
         except ValidationError as error:
             problems = wrong_fields(error, cls.Config, noun="setting")
             raise ConfigError(f"method '{cls.name}': {problems}; see 'aimbench list methods {cls.name}'") from error
+
+    @classmethod
+    def configure_training(cls, settings: Mapping[str, Any]) -> TrainConfig:
+        """Validates training settings on top of the method's own defaults; raises as ``read_config``."""
+        return read_config({**cls.training_defaults, **settings})
 
 
 def _hint(key: str, known: Collection[str]) -> str:

@@ -30,7 +30,7 @@ def check_phase(phase: object, method: str, size: int) -> None:
         raise ConfigError(f"phase '{phase.name}' of method '{method}': {problem}")
 
 
-def check_positions(positions: Any, what: str, size: int) -> str | None:
+def positions_problem(positions: Any, what: str, size: int) -> str | None:
     """What is wrong with positions of the training split; None if nothing is."""
     values = np.asarray(positions)
     if values.dtype.kind == "b":
@@ -55,7 +55,7 @@ def _problems(phase: Phase, size: int) -> Iterator[str]:
         yield "order stands instead of weights and subset; give the one or the others"
     if phase.fit is not None and phase.chooses_samples:
         yield "fit sets the head itself and reads neither weights nor subset nor order; leave them out"
-    if phase.subset is not None and (problem := check_positions(phase.subset, "subset", size)):
+    if phase.subset is not None and (problem := positions_problem(phase.subset, "subset", size)):
         yield problem
     if phase.weights is not None and (problem := _weights_problem(phase, size)):
         yield problem
